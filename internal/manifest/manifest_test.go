@@ -1,0 +1,158 @@
+package manifest
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	networking "istio.io/api/networking/v1alpha3"
+	corev1 "k8s.io/api/core/v1"
+)
+
+const pod = `apiVersion: v1
+kind: Pod
+metadata:
+  name: myapp-pod
+spec:
+  containers:
+  - name: myapp
+    image: curlimages/curl
+`
+
+func TestLoad(t *testing.T) {
+	tests := []struct {
+		name string
+		yaml string
+		want string // "" loads
+	}{
+		{"a pod", pod, ""},
+		{"unknown field", strings.Replace(pod, "image:", "imagee:", 1),
+			`f.yaml:8: Pod default/myapp-pod: spec.containers[0].imagee: unknown field, did you mean "image"?`},
+		{"wrong type", strings.Replace(pod, "containers:", "hostNetwork: sure\n  containers:", 1),
+			`f.yaml:6: Pod default/myapp-pod: spec.hostNetwork: got "sure", want true or false`},
+		{"a list for a mapping", strings.Replace(pod, "spec:\n", "spec:\n  securityContext: [1]\n", 1),
+			`f.yaml:6: Pod default/myapp-pod: spec.securityContext: got a list, want a mapping`},
+		{"two objects of one name", pod + "---\n" + pod,
+			`f.yaml:10: Pod default/myapp-pod: metadata.name: already defined at f.yaml:1`},
+		{"one name in two namespaces", pod + "---\n" + strings.Replace(pod, "name: myapp-pod", "name: myapp-pod\n  namespace: b", 1), ""},
+		{"broken yaml", "apiVersion: v1\nkind: [Pod\n", "f.yaml: line "},
+		{"a key given twice", strings.Replace(pod, "kind: Pod", "kind: Pod\nkind: Pod", 1), `f.yaml:3: key "kind" given twice`},
+		{"no kind", "apiVersion: v1\nmetadata: {name: x}\n", "f.yaml:1: apiVersion and kind are required"},
+		{"no name", "apiVersion: v1\nkind: Pod\n", "metadata.name: required"},
+		{"not an object", "- 1\n", "f.yaml:1: "},
+		{"istio unknown field", `apiVersion: networking.istio.io/v1alpha3
+kind: VirtualService
+metadata: {name: v, namespace: n}
+spec:
+  hosts: [a]
+  http:
+  - route:
+    - destinaton: {host: b}
+`, `f.yaml:8: VirtualService n/v: spec.http[0].route[0].destinaton: unknown field, did you mean "destination"?`},
+		{"istio enum", `apiVersion: security.istio.io/v1beta1
+kind: AuthorizationPolicy
+metadata: {name: v, namespace: n}
+spec: {action: CUSTOMM}
+`, `f.yaml:4: AuthorizationPolicy n/v: spec.action: got "CUSTOMM", want one of ALLOW, DENY, AUDIT, CUSTOM`},
+		{"istio bad duration", `apiVersion: networking.istio.io/v1alpha3
+kind: VirtualService
+metadata: {name: v, namespace: n}
+spec: {hosts: [a], http: [{timeout: soon}]}
+`, `f.yaml:4: VirtualService n/v: spec: `},
+		{"a kind of no concern", "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: x}\nfoo: 1\n", ""},
+		{"a kind that would change the gateway", "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\n",
+			"networking.istio.io/v1 ServiceEntry is not supported yet"},
+		{"mesh config", `apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    rootNamespace: istio-system
+    extensionProvider: []
+`, `f.yaml:7: ConfigMap istio-system/istio: data.mesh.extensionProvider: unknown field, did you mean "extensionProviders"?`},
+		{"inference service", `apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: sklearn-iris}
+spec: {predictor: {sklearn: {storageURI: "gs://x"}}}
+`, `spec.predictor.sklearn.storageURI: unknown field, did you mean "storageUri"?`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := Bytes("f.yaml", []byte(test.yaml))
+			switch {
+			case test.want == "" && err != nil:
+				t.Errorf("got error %v, want none", err)
+			case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)):
+				t.Errorf("got error %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// The document's own authn-filter has `listener:` beside `match:`. The API
+// server keeps it and Istio ignores it, so it is a warning.
+func TestEnvoyFilterUnknownFieldWarns(t *testing.T) {
+	s, err := Bytes("f.yaml", []byte(`apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: authn-filter, namespace: istio-system}
+spec:
+  configPatches:
+  - applyTo: HTTP_FILTER
+    listener: {}
+    match: {context: GATEWAY}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Warnings()) != 1 || !strings.Contains(s.Warnings()[0].Error(), "f.yaml:7: EnvoyFilter istio-system/authn-filter: spec.configPatches[0].listener: unknown field") {
+		t.Errorf("got warnings %v", s.Warnings())
+	}
+	_, ef, ok := Find[*networking.EnvoyFilter](s, "istio-system", "authn-filter")
+	if !ok || ef.ConfigPatches[0].Match.Context != networking.EnvoyFilter_GATEWAY {
+		t.Errorf("got %v", ef)
+	}
+}
+
+func TestAliases(t *testing.T) {
+	bomb := "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+	for i, prev := 0, "a"; i < 7; i++ {
+		next := string(rune('b' + i))
+		bomb += next + ": &" + next + " [" + strings.Repeat("*"+prev+",", 10) + "]\n"
+		prev = next
+	}
+	if _, err := Bytes("f.yaml", []byte(bomb)); err == nil || !strings.Contains(err.Error(), "YAML nodes") {
+		t.Errorf("got %v, want the alias bomb refused", err)
+	}
+	s, err := Bytes("f.yaml", []byte("apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  labels: &l {app: a}\nspec:\n  selector: *l\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, svc, _ := Find[*corev1.Service](s, "default", "a"); svc.Spec.Selector["app"] != "a" {
+		t.Errorf("got selector %v", svc.Spec.Selector)
+	}
+}
+
+func TestCorpusLoads(t *testing.T) {
+	const corpus = "../../../shared/corpus"
+	entries, err := os.ReadDir(corpus)
+	if err != nil {
+		t.Skipf("the corpus of Kubeflow releases is absent: %v", err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() || e.Name() == "derived" {
+			continue
+		}
+		if _, err := Files([]string{corpus + "/" + e.Name()}, nil); err != nil {
+			t.Errorf("%s: %v", e.Name(), err)
+		}
+	}
+}
+
+func FuzzBytes(f *testing.F) {
+	f.Add([]byte(pod))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if s, err := Bytes("f.yaml", data); err == nil && s == nil {
+			t.Error("neither a set nor an error")
+		}
+	})
+}
