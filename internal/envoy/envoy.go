@@ -1,0 +1,203 @@
+// Package envoy is Postern's engine: it compiles the listeners and routes that
+// Istio makes for a proxy into an immutable Proxy and says what Envoy does with
+// a request. The gateway of `postern up` executes that answer, `explain` shows
+// its steps. The package is pure: no clock, no network, no logger.
+//
+// Exactness is the point. Every field of the configuration is either modelled,
+// or listed as having no influence on the answer, or makes the answer unknown
+// with the field's name; nothing is skipped silently. Where a rule is not
+// written in Envoy's documentation, a test beside a real Envoy holds it
+// (e2e/conformance).
+package envoy
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+)
+
+// Header is one header field. Names are lower-case inside the engine.
+type Header struct{ Name, Value string }
+
+// Headers are header fields in the order of the wire; a name may repeat.
+type Headers []Header
+
+// Get joins all values of a name with commas, as Envoy's matchers see them
+// (HeaderUtility::getAllOfHeaderAsString); false when there is none.
+func (h Headers) Get(name string) (string, bool) {
+	value, found := "", false
+	for _, f := range h {
+		if f.Name == name {
+			if found {
+				value += "," + f.Value
+			} else {
+				value, found = f.Value, true
+			}
+		}
+	}
+	return value, found
+}
+
+// Set replaces all values of a name by one, in the place of the first.
+func (h *Headers) Set(name, value string) {
+	kept := (*h)[:0]
+	found := false
+	for _, f := range *h {
+		if f.Name == name {
+			if found {
+				continue
+			}
+			found, f.Value = true, value
+		}
+		kept = append(kept, f)
+	}
+	if !found {
+		kept = append(kept, Header{name, value})
+	}
+	*h = kept
+}
+
+// Add appends a field.
+func (h *Headers) Add(name, value string) { *h = append(*h, Header{name, value}) }
+
+// Remove deletes all values of a name.
+func (h *Headers) Remove(name string) {
+	kept := (*h)[:0]
+	for _, f := range *h {
+		if f.Name != name {
+			kept = append(kept, f)
+		}
+	}
+	*h = kept
+}
+
+// Request is what arrives on a connection of a listener. Path holds the query.
+type Request struct {
+	Source      netip.AddrPort // the TCP peer
+	Destination netip.AddrPort // the local address; its port chooses the listener
+	Protocol    string         // "HTTP/1.1" or "HTTP/2"
+	Method      string
+	Authority   string
+	Path        string
+	Headers     Headers // lower-case names, without pseudo headers and Host
+}
+
+// Kind says what becomes of a request. The zero value is Unknown: an answer
+// nobody worked out is not an answer.
+type Kind int
+
+const (
+	// Unknown: something in the way is not modelled; Outcome.Reason names it.
+	Unknown Kind = iota
+	// Local: Envoy answers by itself.
+	Local
+	// Forward: Envoy sends the request to a cluster.
+	Forward
+)
+
+func (k Kind) String() string { return [...]string{"unknown", "local", "forward"}[k] }
+
+// Outcome is what Envoy does with a request.
+type Outcome struct {
+	Kind   Kind
+	Reason string // Unknown: what is not modelled. Local: Envoy's response code details.
+
+	// Local reply.
+	Status  int
+	Headers Headers
+	Body    string
+
+	// Forward.
+	Cluster string
+	Request Upstream
+	Timeout time.Duration // of the route; zero is none
+	Upgrade string        // the upgrade the route allows and the request asks for, such as "websocket"
+	// Response is applied to the upstream's answer.
+	Response ResponseChange
+
+	// Route is the one in force at the end, nil when none matched.
+	Route *RouteInfo
+}
+
+// Upstream is the request as the upstream gets it.
+type Upstream struct {
+	Method, Authority, Path string
+	Headers                 Headers
+}
+
+// ResponseChange is what the filters and the route do to an upstream's answer.
+type ResponseChange struct {
+	Set, Add Headers
+	Remove   []string
+}
+
+// RouteInfo names a route.
+type RouteInfo struct {
+	VirtualHost string
+	Name        string
+	// Config is metadata istio.config: the path of the VirtualService, such as
+	// "/apis/networking.istio.io/v1alpha3/namespaces/auth/virtual-service/dex".
+	Config string
+}
+
+// Object is the route's VirtualService as "VirtualService namespace/name", or
+// "" for a route that no VirtualService made.
+func (r *RouteInfo) Object() string {
+	if r == nil {
+		return ""
+	}
+	_, rest, ok := strings.Cut(r.Config, "/namespaces/")
+	parts := strings.Split(rest, "/")
+	if !ok || len(parts) != 3 || parts[1] != "virtual-service" {
+		return ""
+	}
+	return "VirtualService " + parts[0] + "/" + parts[2]
+}
+
+// Check is what an ext_authz filter asks of its authorizer: exactly one of HTTP
+// and GRPC is set.
+type Check struct {
+	Cluster string
+	Timeout time.Duration
+	HTTP    *Upstream
+	GRPC    *authv3.CheckRequest
+}
+
+// Answer is what came back: for an HTTP service Status, Headers and Body, for a
+// gRPC one GRPC. Err is a failed call, a time-out included.
+type Answer struct {
+	Status  int
+	Headers Headers
+	Body    string
+	GRPC    *authv3.CheckResponse
+	Err     error
+}
+
+// Env is what evaluation needs from outside.
+type Env struct {
+	// Authorize asks an authorizer. If nil, a request that needs one is Unknown.
+	Authorize func(Check) Answer
+	// RequestID is the x-request-id Envoy makes up for this request.
+	RequestID string
+	// Now is the time of the request.
+	Now time.Time
+}
+
+// Step is one thing that happened on the way, for a reader.
+type Step struct {
+	Stage  string // "connection", "route", or the filter's name
+	Text   string
+	Object string // the object that caused it, when known
+	Rule   string // the rule inside the object, when known
+}
+
+// Trace collects the steps of an evaluation. A nil *Trace collects nothing.
+type Trace struct{ Steps []Step }
+
+func (t *Trace) add(s Step) {
+	if t != nil {
+		t.Steps = append(t.Steps, s)
+	}
+}

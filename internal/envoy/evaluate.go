@@ -1,0 +1,328 @@
+package envoy
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+)
+
+// Proxy is one proxy's configuration, compiled. It is immutable and safe for
+// concurrent use.
+type Proxy struct {
+	listeners map[uint16]*listener
+	findings  []Finding
+}
+
+// Finding is something in the configuration that has no effect and was very
+// likely meant to have one.
+type Finding struct {
+	Object string // the object, when known
+	Text   string
+}
+
+type listener struct {
+	name    string
+	conn    *connManager
+	filters []named
+	routes  *routeTable
+	unknown string // not an HTTP listener this engine models, and why
+}
+
+// Compile builds a Proxy from a proxy's resources. An error means that Envoy
+// would refuse the configuration; what is valid and not modelled compiles, and
+// answers unknown.
+func Compile(r Resources) (*Proxy, error) {
+	p := &Proxy{listeners: map[uint16]*listener{}}
+	clusters := map[string]bool{}
+	for _, c := range r.Clusters {
+		clusters[c.Name] = true
+	}
+	tables := map[string]*routeTable{}
+	var errs []error
+	for _, rc := range r.Routes {
+		t, err := compileRoutes(rc)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("route configuration %s: %w", rc.Name, err))
+			continue
+		}
+		tables[rc.Name] = t
+	}
+	for _, l := range r.Listeners {
+		c, err := compileListener(l, tables, clusters)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listener %s: %w", l.Name, err))
+			continue
+		}
+		p.listeners[uint16(l.GetAddress().GetSocketAddress().GetPortValue())] = c
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	p.findUnusedPerRoute()
+	return p, nil
+}
+
+func compileListener(l *listenerv3.Listener, tables map[string]*routeTable, clusters map[string]bool) (*listener, error) {
+	c := &listener{name: l.Name}
+	extra := fieldsBut(l, "name", "address", "filter_chains", "access_log", "traffic_direction", "stat_prefix", "per_connection_buffer_limit_bytes",
+		"continue_on_listener_filters_timeout", "listener_filters_timeout", "enable_mptcp", "max_connections_to_accept_per_socket_event", "ignore_global_conn_limit")
+	if len(extra) > 0 || len(l.FilterChains) != 1 {
+		c.unknown = strings.Join(append(extra, fmt.Sprintf("%d filter chains", len(l.FilterChains))), ", ")
+		return c, nil
+	}
+	chain := l.FilterChains[0]
+	if extra := fieldsBut(chain, "filters", "name"); len(extra) > 0 {
+		c.unknown = strings.Join(extra, ", ")
+		return c, nil
+	}
+	for _, f := range chain.Filters {
+		// Istio 1.17's network filter before the connection manager; without TLS it has nothing to record.
+		if f.Name == "istio_authn" || f.Name == "istio.metadata_exchange" {
+			continue
+		}
+		msg, err := unpack(f.GetTypedConfig())
+		if err != nil {
+			return nil, fmt.Errorf("filter %s: %w", f.Name, err)
+		}
+		h, ok := msg.(*hcmv3.HttpConnectionManager)
+		if !ok {
+			c.unknown = "network filter " + f.Name
+			return c, nil
+		}
+		if err := c.http(h, l.TrafficDirection == corev3.TrafficDirection_OUTBOUND, tables, clusters); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (l *listener) http(h *hcmv3.HttpConnectionManager, egress bool, tables map[string]*routeTable, clusters map[string]bool) error {
+	l.conn = compileConnManager(h, egress)
+	switch r := h.RouteSpecifier.(type) {
+	case *hcmv3.HttpConnectionManager_Rds:
+		if l.routes = tables[r.Rds.RouteConfigName]; l.routes == nil {
+			return fmt.Errorf("route configuration %q is missing", r.Rds.RouteConfigName)
+		}
+	case *hcmv3.HttpConnectionManager_RouteConfig:
+		var err error
+		if l.routes, err = compileRoutes(r.RouteConfig); err != nil {
+			return err
+		}
+	default:
+		l.unknown = fmt.Sprintf("HttpConnectionManager.%T", r)
+	}
+	for _, hf := range h.HttpFilters {
+		f, err := compileFilter(hf, clusters)
+		if err != nil {
+			return err
+		}
+		if f != nil {
+			l.filters = append(l.filters, named{hf.Name, f})
+		}
+	}
+	return nil
+}
+
+// Ports are the ports the proxy listens on, sorted.
+func (p *Proxy) Ports() []uint16 {
+	var out []uint16
+	for port := range p.listeners {
+		out = append(out, port)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i] < out[j] })
+	return out
+}
+
+// Findings are what has no effect and was very likely meant to.
+func (p *Proxy) Findings() []Finding { return p.findings }
+
+// findUnusedPerRoute finds per-route configuration under a name that no filter
+// of the listener bears: Envoy looks it up by the filter's name alone.
+func (p *Proxy) findUnusedPerRoute() {
+	seen := map[string]bool{}
+	for _, port := range p.Ports() {
+		l := p.listeners[port]
+		if l.routes == nil {
+			continue
+		}
+		names := map[string]bool{}
+		var list []string
+		for _, f := range l.filters {
+			names[f.name] = true
+			list = append(list, f.name)
+		}
+		for _, vh := range l.routes.hosts() {
+			for _, r := range vh.routes {
+				for key := range r.perFilter {
+					object := r.info.Object()
+					text := fmt.Sprintf("per-route configuration %q has no effect: a filter finds it by its own name, and the filters here are %s", key, strings.Join(list, ", "))
+					if !names[key] && !inert[key] && !seen[object+text] {
+						seen[object+text] = true
+						p.findings = append(p.findings, Finding{Object: object, Text: text})
+					}
+				}
+			}
+		}
+	}
+}
+
+// hosts are the virtual hosts in a stable order.
+func (t *routeTable) hosts() []*virtualHost {
+	set := map[*virtualHost]bool{}
+	if t.any != nil {
+		set[t.any] = true
+	}
+	for _, vh := range t.exact {
+		set[vh] = true
+	}
+	for _, w := range append(append([]wildcard{}, t.suffix...), t.prefix...) {
+		set[w.host] = true
+	}
+	out := make([]*virtualHost, 0, len(set))
+	for vh := range set {
+		out = append(out, vh)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
+	return out
+}
+
+// Evaluate says what the proxy does with a request. The trace may be nil.
+func (p *Proxy) Evaluate(req Request, env Env, trace *Trace) Outcome {
+	l := p.listeners[req.Destination.Port()]
+	if l == nil {
+		return *unknown(fmt.Sprintf("no listener on port %d", req.Destination.Port()))
+	}
+	if l.unknown != "" {
+		return *unknown("listener " + l.name + ": " + l.unknown)
+	}
+	s := &stream{env: env, trace: trace, routes: l.routes}
+	o := l.conn.accept(req, s)
+	if o == nil {
+		o = l.run(s)
+	}
+	if o.Kind == Local {
+		o.Headers.Set("server", l.conn.serverName)
+	}
+	if s.chosen && s.route != nil {
+		o.Route = &s.route.info
+	}
+	return *o
+}
+
+func (l *listener) run(s *stream) *Outcome {
+	if l.conn.egress && s.choose() && s.route != nil && s.route.decorator != "" {
+		s.headers.Set("x-envoy-decorator-operation", s.route.decorator)
+	}
+	for _, f := range l.filters {
+		if o := f.decode(s); o != nil {
+			return o
+		}
+	}
+	return unknown("a filter chain without a router")
+}
+
+// router is envoy.filters.http.router.
+type router struct {
+	clusters   map[string]bool
+	unmodelled []string
+}
+
+func (r router) decode(s *stream) *Outcome {
+	if len(r.unmodelled) > 0 {
+		return unknown(strings.Join(r.unmodelled, ", "))
+	}
+	if !s.choose() {
+		return unknown(s.unknown)
+	}
+	if s.route == nil {
+		return s.local(404, "", "route_not_found")
+	}
+	rt := s.route
+	if len(rt.unmodelled) > 0 {
+		return unknown(strings.Join(rt.unmodelled, ", "))
+	}
+	if rt.action == nil {
+		return unknown("an action of the route that is not a cluster")
+	}
+	if !r.clusters[rt.action.cluster] {
+		return s.local(503, "", "cluster_not_found")
+	}
+	return rt.forward(s)
+}
+
+// forward finalises the request (RouteEntryImplBase::finalizeRequestHeaders).
+func (rt *route) forward(s *stream) *Outcome {
+	if rt.host.attempts {
+		s.headers.Set("x-envoy-attempt-count", "1")
+	}
+	original := s.authority
+	levels := []*headerChange{&rt.change, &rt.host.change, &s.routes.change}
+	for _, c := range levels {
+		if c.unmodelled != "" {
+			return unknown(c.unmodelled)
+		}
+		c.request(s)
+		c.response(&s.response)
+	}
+	if rt.action.hostRewrite != "" && rt.action.hostRewrite != s.authority {
+		s.authority = rt.action.hostRewrite
+	}
+	if s.authority != original {
+		s.headers.Set("x-envoy-original-host", original)
+	}
+	if rt.action.prefixRewrite != "" {
+		s.headers.Set("x-envoy-original-path", s.path)
+		s.path = rt.action.prefixRewrite + s.path[len(rt.action.prefix):]
+	}
+	if rt.action.timeout > 0 {
+		s.headers.Set("x-envoy-expected-rq-timeout-ms", strconv.FormatInt(rt.action.timeout.Milliseconds(), 10))
+	}
+	s.trace.add(Step{Stage: "router", Text: fmt.Sprintf("%s http://%s%s to %s", s.method, s.authority, s.path, rt.action.cluster), Object: rt.info.Object()})
+	return &Outcome{Kind: Forward, Cluster: rt.action.cluster, Timeout: rt.action.timeout, Upgrade: s.upgrade, Response: s.response,
+		Request: Upstream{Method: s.method, Authority: s.authority, Path: s.path, Headers: s.headers}}
+}
+
+func unknown(why string) *Outcome { return &Outcome{Kind: Unknown, Reason: why} }
+
+// local is a reply Envoy makes by itself. To a gRPC request it is a 200 with
+// the status in grpc-status (Http::Utility::sendLocalReply).
+func (s *stream) local(status int, body, details string) *Outcome {
+	o := &Outcome{Kind: Local, Reason: details, Status: status, Body: body}
+	if ct, _ := s.headers.Get("content-type"); ct == "application/grpc" || strings.HasPrefix(ct, "application/grpc+") || strings.HasPrefix(ct, "application/grpc;") {
+		o.Status, o.Body = 200, ""
+		o.Headers = Headers{{"content-type", "application/grpc"}, {"grpc-status", strconv.Itoa(grpcStatus(status))}}
+		if body != "" {
+			o.Headers.Add("grpc-message", body)
+		}
+		return o
+	}
+	o.Headers.Add("content-length", strconv.Itoa(len(body)))
+	if body != "" {
+		o.Headers.Add("content-type", "text/plain")
+	}
+	return o
+}
+
+// grpcStatus is the mapping of https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md,
+// as Envoy's Grpc::Utility::httpToGrpcStatus has it.
+func grpcStatus(http int) int {
+	switch http {
+	case 400:
+		return 13 // INTERNAL
+	case 401:
+		return 16 // UNAUTHENTICATED
+	case 403:
+		return 7 // PERMISSION_DENIED
+	case 404:
+		return 12 // UNIMPLEMENTED
+	case 429, 502, 503, 504:
+		return 14 // UNAVAILABLE
+	}
+	return 2 // UNKNOWN
+}

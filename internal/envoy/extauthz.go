@@ -1,0 +1,348 @@
+package envoy
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// extAuthz is envoy.filters.http.ext_authz.
+type extAuthz struct {
+	name      string
+	cluster   string
+	timeout   time.Duration
+	grpc      bool
+	enabled   predicate // filter_enabled_metadata; nil: always
+	failOpen  bool
+	onError   int
+	clear     bool     // clear_route_cache
+	routeMeta []string // route_metadata_context_namespaces
+
+	pathPrefix     string
+	allowed        []stringMatcher // request headers sent; HTTP always sends authorization
+	upstream       []stringMatcher // headers of a 200 that reach the upstream
+	upstreamAppend []stringMatcher
+	client         []stringMatcher // headers of a refusal that reach the client; none: all
+	clientOK       []stringMatcher
+	unmodelled     []string
+}
+
+func compileExtAuthz(name string, c *extauthzv3.ExtAuthz) (filter, error) {
+	f := &extAuthz{name: name, failOpen: c.FailureModeAllow, onError: 403, clear: c.ClearRouteCache, routeMeta: c.RouteMetadataContextNamespaces}
+	f.unmodelled = fieldsBut(c, "grpc_service", "http_service", "transport_api_version", "failure_mode_allow", "status_on_error", "clear_route_cache",
+		"filter_enabled_metadata", "stat_prefix", "route_metadata_context_namespaces")
+	if code := c.GetStatusOnError().GetCode(); code != 0 {
+		f.onError = int(code)
+	}
+	if m := c.FilterEnabledMetadata; m != nil {
+		var err error
+		if f.enabled, err = metadataPredicate(m); err != nil {
+			return nil, fmt.Errorf("filter %s: filter_enabled_metadata: %w", name, err)
+		}
+	}
+	var err error
+	switch s := c.Services.(type) {
+	case *extauthzv3.ExtAuthz_GrpcService:
+		f.grpc = true
+		f.cluster, f.timeout = s.GrpcService.GetEnvoyGrpc().GetClusterName(), s.GrpcService.GetTimeout().AsDuration()
+		f.unmodelled = append(f.unmodelled, fieldsBut(s.GrpcService, "envoy_grpc", "timeout")...)
+		f.unmodelled = append(f.unmodelled, fieldsBut(s.GrpcService.GetEnvoyGrpc(), "cluster_name", "authority")...)
+	case *extauthzv3.ExtAuthz_HttpService:
+		err = f.http(s.HttpService)
+	default:
+		f.unmodelled = append(f.unmodelled, fmt.Sprintf("ExtAuthz.%T", c.Services))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("filter %s: %w", name, err)
+	}
+	return f, nil
+}
+
+func (f *extAuthz) http(s *extauthzv3.HttpService) error {
+	f.cluster, f.timeout, f.pathPrefix = s.GetServerUri().GetCluster(), s.GetServerUri().GetTimeout().AsDuration(), s.PathPrefix
+	req, resp := s.GetAuthorizationRequest(), s.GetAuthorizationResponse()
+	f.unmodelled = append(f.unmodelled, fieldsBut(s, "server_uri", "path_prefix", "authorization_request", "authorization_response")...)
+	f.unmodelled = append(f.unmodelled, fieldsBut(req, "allowed_headers")...)
+	f.unmodelled = append(f.unmodelled, fieldsBut(resp, "allowed_upstream_headers", "allowed_upstream_headers_to_append", "allowed_client_headers", "allowed_client_headers_on_success")...)
+	for _, list := range []struct {
+		in  *matcherv3.ListStringMatcher
+		out *[]stringMatcher
+	}{
+		{req.GetAllowedHeaders(), &f.allowed}, {resp.GetAllowedUpstreamHeaders(), &f.upstream}, {resp.GetAllowedUpstreamHeadersToAppend(), &f.upstreamAppend},
+		{resp.GetAllowedClientHeaders(), &f.client}, {resp.GetAllowedClientHeadersOnSuccess(), &f.clientOK},
+	} {
+		for _, p := range list.in.GetPatterns() {
+			m, err := compileString(p)
+			if err != nil {
+				return err
+			}
+			if m.match == nil {
+				f.unmodelled = append(f.unmodelled, m.unmodelled)
+				continue
+			}
+			*list.out = append(*list.out, m)
+		}
+	}
+	return nil
+}
+
+func matchesAny(list []stringMatcher, name string) bool {
+	return slices.ContainsFunc(list, func(m stringMatcher) bool { return m.match(name) })
+}
+
+func (f *extAuthz) decode(s *stream) *Outcome {
+	if len(f.unmodelled) > 0 {
+		return unknown("filter " + f.name + ": " + strings.Join(f.unmodelled, ", "))
+	}
+	if !s.choose() {
+		return unknown(s.unknown)
+	}
+	if s.route == nil { // Filter::getPerRouteFlags: without a route the check is skipped
+		s.trace.add(Step{Stage: f.name, Text: "not asked: no route"})
+		return nil
+	}
+	if skip, why := f.disabledByRoute(s); why != "" {
+		return unknown(why)
+	} else if skip {
+		s.trace.add(Step{Stage: f.name, Text: "not asked: disabled by the route's configuration", Object: s.route.info.Object()})
+		return nil
+	}
+	if f.enabled != nil {
+		switch f.enabled(s) {
+		case no:
+			s.trace.add(Step{Stage: f.name, Text: "not asked: no CUSTOM policy matched"})
+			return nil
+		case maybe:
+			return unknown(s.unknown)
+		}
+	}
+	if s.env.Authorize == nil {
+		return unknown("the answer of authorizer " + f.cluster)
+	}
+	if f.grpc {
+		return f.grpcAnswer(s, s.env.Authorize(Check{Cluster: f.cluster, Timeout: f.timeout, GRPC: f.grpcCheck(s)}))
+	}
+	return f.httpAnswer(s, s.env.Authorize(Check{Cluster: f.cluster, Timeout: f.timeout, HTTP: f.httpCheck(s)}))
+}
+
+// disabledByRoute reads ExtAuthzPerRoute of the route in force.
+func (f *extAuthz) disabledByRoute(s *stream) (skip bool, unknown string) {
+	c := s.perRoute(f.name)
+	if c == nil {
+		return false, ""
+	}
+	msg, err := c.UnmarshalNew()
+	per, ok := msg.(*extauthzv3.ExtAuthzPerRoute)
+	if err != nil || !ok {
+		return false, "route configuration of filter " + f.name
+	}
+	if per.GetDisabled() {
+		return true, ""
+	}
+	return false, "ExtAuthzPerRoute.check_settings"
+}
+
+// httpCheck is the request to an HTTP authorizer: method, path, host and
+// authorization always, other headers as allowed, and no body
+// (ClientConfig::toRequestMatchers, RawHttpClientImpl::check; the last two
+// headers are added by Envoy's own HTTP client).
+func (f *extAuthz) httpCheck(s *stream) *Upstream {
+	u := &Upstream{Method: s.method, Authority: s.authority, Path: f.pathPrefix + s.path}
+	u.Headers.Add("content-length", "0")
+	for _, h := range s.headers {
+		if h.Name == "authorization" || h.Name != "content-length" && matchesAny(f.allowed, h.Name) {
+			u.Headers = append(u.Headers, h)
+		}
+	}
+	u.Headers.Add("x-envoy-internal", "true")
+	if f.timeout > 0 {
+		u.Headers.Add("x-envoy-expected-rq-timeout-ms", strconv.FormatInt(f.timeout.Milliseconds(), 10))
+	}
+	return u
+}
+
+func (f *extAuthz) fails(s *stream, err error) *Outcome {
+	if f.failOpen {
+		s.trace.add(Step{Stage: f.name, Text: "the authorizer " + f.cluster + " failed and failure_mode_allow lets the request through"})
+		return nil
+	}
+	s.trace.add(Step{Stage: f.name, Text: fmt.Sprintf("the authorizer %s failed: %v", f.cluster, err)})
+	return s.local(f.onError, "", "ext_authz_error")
+}
+
+// httpAnswer: 200 allows, a 5xx is a failure, everything else refuses with the
+// authorizer's own answer (RawHttpClientImpl::toResponse).
+func (f *extAuthz) httpAnswer(s *stream, a Answer) *Outcome {
+	switch {
+	case a.Err != nil:
+		return f.fails(s, a.Err)
+	case a.Status >= 500:
+		return f.fails(s, fmt.Errorf("status %d", a.Status))
+	case a.Status != 200:
+		var headers Headers
+		for _, h := range a.Headers {
+			if len(f.client) == 0 || matchesAny(f.client, h.Name) || slices.Contains([]string{"content-length", "www-authenticate", "location"}, h.Name) {
+				headers = append(headers, h)
+			}
+		}
+		return f.refuse(s, a.Status, headers, a.Body)
+	}
+	change := okChange{}
+	for _, h := range a.Headers {
+		switch {
+		case h.Name == "x-envoy-auth-headers-to-remove":
+			for _, name := range strings.Split(h.Value, ",") {
+				change.remove = append(change.remove, strings.ToLower(strings.TrimSpace(name)))
+			}
+		case matchesAny(f.upstream, h.Name):
+			change.set = append(change.set, h)
+		case matchesAny(f.upstreamAppend, h.Name):
+			change.appendTo = append(change.appendTo, h)
+		}
+		if matchesAny(f.clientOK, h.Name) {
+			change.response = append(change.response, h)
+		}
+	}
+	return f.allow(s, change)
+}
+
+// grpcCheck is the CheckRequest (CheckRequestUtils::createHttpCheck).
+func (f *extAuthz) grpcCheck(s *stream) *authv3.CheckRequest {
+	headers := map[string]string{":authority": s.authority, ":method": s.method, ":path": s.path, ":scheme": "http"}
+	for _, h := range s.headers {
+		if old, dup := headers[h.Name]; dup {
+			headers[h.Name] = old + "," + h.Value
+		} else {
+			headers[h.Name] = h.Value
+		}
+	}
+	size := int64(-1)
+	if cl, ok := s.headers.Get("content-length"); ok {
+		if n, err := strconv.ParseInt(cl, 10, 64); err == nil {
+			size = n
+		}
+	}
+	attrs := &authv3.AttributeContext{
+		Source:      peerOf(s.source.Addr().Unmap().String(), s.source.Port()),
+		Destination: peerOf(s.destination.Addr().Unmap().String(), s.destination.Port()),
+		Request: &authv3.AttributeContext_Request{
+			Time: timestamppb.New(s.env.Now),
+			Http: &authv3.AttributeContext_HttpRequest{Method: s.method, Headers: headers, Path: s.path, Host: s.authority, Scheme: "http", Size: size, Protocol: s.protocol},
+		},
+		MetadataContext:      &corev3.Metadata{},
+		RouteMetadataContext: &corev3.Metadata{},
+	}
+	for _, ns := range f.routeMeta {
+		if ns == "istio" && s.route.info.Config != "" {
+			attrs.RouteMetadataContext.FilterMetadata = map[string]*structpb.Struct{
+				ns: {Fields: map[string]*structpb.Value{"config": structpb.NewStringValue(s.route.info.Config)}},
+			}
+		}
+	}
+	return &authv3.CheckRequest{Attributes: attrs}
+}
+
+func peerOf(address string, port uint16) *authv3.AttributeContext_Peer {
+	return &authv3.AttributeContext_Peer{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+		Address: address, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(port)},
+	}}}}
+}
+
+func (f *extAuthz) grpcAnswer(s *stream, a Answer) *Outcome {
+	if a.Err != nil {
+		return f.fails(s, a.Err)
+	}
+	r := a.GRPC
+	if md := r.GetDynamicMetadata(); md != nil {
+		for k, v := range md.Fields {
+			s.metadata.set("envoy.filters.http.ext_authz", k, v)
+		}
+	}
+	if codes.Code(r.GetStatus().GetCode()) != codes.OK {
+		status := int(r.GetDeniedResponse().GetStatus().GetCode())
+		if status == 0 {
+			status = 403
+		}
+		return f.refuse(s, status, options(r.GetDeniedResponse().GetHeaders()), r.GetDeniedResponse().GetBody())
+	}
+	ok := r.GetOkResponse()
+	if extra := fieldsBut(ok, "headers", "headers_to_remove", "response_headers_to_add"); len(extra) > 0 {
+		return unknown("authorizer's answer: " + strings.Join(extra, ", "))
+	}
+	change := okChange{remove: lowerAll(ok.GetHeadersToRemove()), response: options(ok.GetResponseHeadersToAdd())}
+	for _, o := range ok.GetHeaders() {
+		h := Header{strings.ToLower(o.GetHeader().GetKey()), headerValue(o.GetHeader())}
+		//lint:ignore SA1019 the deprecated field decides when it is set (Envoy grpc_client_impl)
+		if o.GetAppend().GetValue() {
+			change.appendTo = append(change.appendTo, h)
+		} else if o.Append == nil && o.AppendAction == corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD {
+			change.set = append(change.set, h)
+		} else {
+			change.set = append(change.set, h)
+		}
+	}
+	return f.allow(s, change)
+}
+
+func options(in []*corev3.HeaderValueOption) Headers {
+	var out Headers
+	for _, o := range in {
+		out.Add(strings.ToLower(o.GetHeader().GetKey()), headerValue(o.GetHeader()))
+	}
+	return out
+}
+
+func headerValue(h *corev3.HeaderValue) string {
+	if len(h.GetRawValue()) > 0 {
+		return string(h.GetRawValue())
+	}
+	return h.GetValue()
+}
+
+// okChange is what an authorizer that allows wants changed.
+type okChange struct {
+	set, appendTo, response Headers
+	remove                  []string
+}
+
+func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
+	if f.clear && len(c.set)+len(c.appendTo)+len(c.remove) > 0 {
+		s.clearRoute()
+	}
+	for _, h := range c.set {
+		s.headers.Set(h.Name, h.Value)
+	}
+	for _, h := range c.appendTo {
+		if old, ok := s.headers.Get(h.Name); ok {
+			s.headers.Set(h.Name, old+","+h.Value)
+		}
+	}
+	for _, name := range c.remove {
+		if !strings.HasPrefix(name, ":") && name != "host" {
+			s.headers.Remove(name)
+		}
+	}
+	s.response.Add = append(s.response.Add, c.response...)
+	s.trace.add(Step{Stage: f.name, Text: "allowed by " + f.cluster})
+	return nil
+}
+
+func (f *extAuthz) refuse(s *stream, status int, headers Headers, body string) *Outcome {
+	s.trace.add(Step{Stage: f.name, Text: fmt.Sprintf("refused by %s with %d", f.cluster, status)})
+	o := s.local(status, body, "ext_authz_denied")
+	for _, h := range headers {
+		o.Headers.Remove(h.Name)
+	}
+	o.Headers = append(o.Headers, headers...)
+	return o
+}

@@ -1,0 +1,157 @@
+package envoy
+
+import (
+	"fmt"
+	"strings"
+
+	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	statsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// filter is one HTTP filter on the way of a request. A nil Outcome passes the
+// request on.
+type filter interface {
+	decode(s *stream) *Outcome
+}
+
+// named is a filter with the name the configuration gives it: per-route
+// configuration is looked up by that name and by nothing else.
+type named struct {
+	name string
+	filter
+}
+
+// inert are filters that change no answer: they count, or speak to Istio's own
+// telemetry and to TLS ALPN, which no connection here has.
+var inert = map[string]bool{
+	"istio.metadata_exchange": true, "istio.alpn": true, "istio.stats": true, "istio.stackdriver": true,
+	"istio.metadata_exchange_upstream": true,
+}
+
+// compileFilter turns one HTTP filter into the engine's. A filter that is not
+// modelled becomes one that answers unknown with its name.
+func compileFilter(f *hcmv3.HttpFilter, clusters map[string]bool) (filter, error) {
+	if inert[f.Name] {
+		return nil, nil
+	}
+	if f.Disabled {
+		return nil, nil
+	}
+	msg, err := unpack(f.GetTypedConfig())
+	if err != nil {
+		return nil, fmt.Errorf("filter %s: %w", f.Name, err)
+	}
+	switch c := msg.(type) {
+	case *statsv3.FilterConfig:
+		return nil, nil
+	case *routerv3.Router:
+		return router{clusters: clusters, unmodelled: fieldsBut(c, "dynamic_stats", "start_child_span", "upstream_log")}, nil
+	case *extauthzv3.ExtAuthz:
+		return compileExtAuthz(f.Name, c)
+	case *rbacv3.RBAC:
+		return compileRBAC(f.Name, c)
+	case *luav3.Lua:
+		return compileLua(f.Name, c), nil
+	case *corsv3.Cors:
+		return perRouteOnly{f.Name}, nil
+	case *faultv3.HTTPFault:
+		if extra := fieldsBut(c); len(extra) > 0 {
+			return notModelled{strings.Join(extra, ", ")}, nil
+		}
+		return perRouteOnly{f.Name}, nil
+	}
+	return notModelled{"filter " + f.Name + " (" + typeName(f.GetTypedConfig(), msg) + ")"}, nil
+}
+
+func unpack(a *anypb.Any) (proto.Message, error) {
+	if a == nil {
+		return nil, nil
+	}
+	return a.UnmarshalNew()
+}
+
+// typeName is the configuration's type, also when it came as a TypedStruct.
+func typeName(a *anypb.Any, m proto.Message) string {
+	if t, ok := m.(interface{ GetTypeUrl() string }); ok {
+		return strings.TrimPrefix(t.GetTypeUrl(), "type.googleapis.com/")
+	}
+	return strings.TrimPrefix(a.GetTypeUrl(), "type.googleapis.com/")
+}
+
+// notModelled answers unknown.
+type notModelled struct{ what string }
+
+func (f notModelled) decode(*stream) *Outcome { return unknown(f.what) }
+
+// perRouteOnly is a filter that does nothing unless a route configures it, and
+// whose route configuration is not modelled.
+type perRouteOnly struct{ name string }
+
+func (f perRouteOnly) decode(s *stream) *Outcome {
+	if !s.choose() {
+		return unknown(s.unknown)
+	}
+	if c := s.perRoute(f.name); c != nil {
+		return unknown("route configuration of filter " + f.name)
+	}
+	return nil
+}
+
+// perRoute is the most specific per-route configuration of a filter, from the
+// route in force now.
+func (s *stream) perRoute(filter string) *anypb.Any {
+	if s.route == nil {
+		return nil
+	}
+	if c := s.route.perFilter[filter]; c != nil {
+		return c
+	}
+	return s.route.host.perFilter[filter]
+}
+
+// luaHost is the script Kubeflow puts before the router since 1.3
+// (common/istio-*/istio-install/base/x-forwarded-host.yaml).
+const luaHost = `function envoy_on_request(request_handle)
+  local host = request_handle:headers():get(":authority")
+  request_handle:headers():add("x-forwarded-host", host)
+end
+`
+
+// forwardedHost is the Lua filter with that script. Changing a header from Lua
+// clears the cached route (Envoy's Lua filter, HeaderMapWrapper).
+type forwardedHost struct{ name string }
+
+func compileLua(name string, c *luav3.Lua) filter {
+	code := c.GetDefaultSourceCode().GetInlineString()
+	if code == "" {
+		code = c.GetInlineCode() //nolint:staticcheck // what Kubeflow ships
+	}
+	if extra := fieldsBut(c, "inline_code", "default_source_code"); len(extra) > 0 {
+		return notModelled{strings.Join(extra, ", ")}
+	}
+	if strings.TrimSpace(code) != strings.TrimSpace(luaHost) {
+		return notModelled{"script of Lua filter " + name}
+	}
+	return forwardedHost{name}
+}
+
+func (f forwardedHost) decode(s *stream) *Outcome {
+	if !s.choose() {
+		return unknown(s.unknown)
+	}
+	if s.perRoute(f.name) != nil {
+		return unknown("route configuration of filter " + f.name)
+	}
+	s.headers.Add("x-forwarded-host", s.authority)
+	s.trace.add(Step{Stage: f.name, Text: "adds x-forwarded-host: " + s.authority + " and clears the chosen route"})
+	s.clearRoute()
+	return nil
+}

@@ -1,0 +1,83 @@
+package envoy
+
+import (
+	"encoding/json"
+	"fmt"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoregistry"
+)
+
+// Resources are one proxy's xDS resources.
+type Resources struct {
+	Listeners []*listenerv3.Listener
+	Routes    []*routev3.RouteConfiguration
+	Clusters  []*clusterv3.Cluster
+}
+
+// typedStruct carries a message whose type this program does not link: its type
+// and fields survive, so that the answer can name what is not modelled.
+const typedStruct = "type.googleapis.com/xds.type.v3.TypedStruct"
+
+// ParseResources reads the protobuf JSON of a translator or a config_dump.
+// Messages of unlinked types become TypedStructs.
+func ParseResources(listeners, routes, clusters []json.RawMessage) (Resources, error) {
+	var r Resources
+	var err error
+	if r.Listeners, err = parseAll(listeners, func() *listenerv3.Listener { return new(listenerv3.Listener) }); err != nil {
+		return r, fmt.Errorf("listeners: %w", err)
+	}
+	if r.Routes, err = parseAll(routes, func() *routev3.RouteConfiguration { return new(routev3.RouteConfiguration) }); err != nil {
+		return r, fmt.Errorf("routes: %w", err)
+	}
+	if r.Clusters, err = parseAll(clusters, func() *clusterv3.Cluster { return new(clusterv3.Cluster) }); err != nil {
+		return r, fmt.Errorf("clusters: %w", err)
+	}
+	return r, nil
+}
+
+func parseAll[M proto.Message](raw []json.RawMessage, newM func() M) ([]M, error) {
+	out := make([]M, 0, len(raw))
+	for i, data := range raw {
+		var v any
+		if err := json.Unmarshal(data, &v); err != nil {
+			return nil, fmt.Errorf("[%d]: %w", i, err)
+		}
+		data, err := json.Marshal(keepUnlinked(v))
+		if err != nil {
+			return nil, fmt.Errorf("[%d]: %w", i, err)
+		}
+		m := newM()
+		if err := protojson.Unmarshal(data, m); err != nil {
+			return nil, fmt.Errorf("[%d]: %w", i, err)
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// keepUnlinked turns each {"@type": T, ...} of an unlinked T into a TypedStruct.
+func keepUnlinked(v any) any {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			v[i] = keepUnlinked(v[i])
+		}
+	case map[string]any:
+		url, isAny := v["@type"].(string)
+		if isAny {
+			if _, err := protoregistry.GlobalTypes.FindMessageByURL(url); err != nil {
+				delete(v, "@type")
+				return map[string]any{"@type": typedStruct, "typeUrl": url, "value": v}
+			}
+		}
+		for k := range v {
+			v[k] = keepUnlinked(v[k])
+		}
+	}
+	return v
+}

@@ -1,0 +1,331 @@
+package envoy
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// routeTable is a compiled RouteConfiguration.
+type routeTable struct {
+	name       string
+	ignorePort bool
+	exact      map[string]*virtualHost
+	suffix     []wildcard // "*.example.com", longest first
+	prefix     []wildcard // "example.*", longest first
+	any        *virtualHost
+	change     headerChange
+	unmodelled []string
+}
+
+type wildcard struct {
+	text string
+	host *virtualHost
+}
+
+type virtualHost struct {
+	name       string
+	routes     []*route
+	change     headerChange
+	attempts   bool // include_request_attempt_count
+	perFilter  map[string]*anypb.Any
+	unmodelled []string
+}
+
+// route is one compiled route of a virtual host.
+type route struct {
+	info      RouteInfo
+	host      *virtualHost
+	matches   routeMatch
+	action    *action // nil: the action is not modelled
+	change    headerChange
+	decorator string
+	perFilter map[string]*anypb.Any
+	// unmodelled makes every answer through this route unknown.
+	unmodelled []string
+}
+
+// action is a RouteAction that leads to one cluster.
+type action struct {
+	cluster       string
+	hostRewrite   string
+	prefix        string // the matched prefix, replaced by prefixRewrite
+	prefixRewrite string
+	timeout       time.Duration
+	hasTimeout    bool
+}
+
+func compileRoutes(rc *routev3.RouteConfiguration) (*routeTable, error) {
+	t := &routeTable{name: rc.Name, ignorePort: rc.IgnorePortInHostMatching, exact: map[string]*virtualHost{}}
+	t.unmodelled = fieldsBut(rc, "name", "virtual_hosts", "validate_clusters", "ignore_port_in_host_matching", "max_direct_response_body_size_bytes",
+		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
+	var err error
+	if t.change, err = compileChange(rc); err != nil {
+		return nil, err
+	}
+	for _, v := range rc.VirtualHosts {
+		vh, err := compileVirtualHost(v)
+		if err != nil {
+			return nil, fmt.Errorf("virtual host %s: %w", v.Name, err)
+		}
+		for _, d := range v.Domains {
+			if err := t.domain(strings.ToLower(d), vh); err != nil {
+				return nil, fmt.Errorf("virtual host %s: %w", v.Name, err)
+			}
+		}
+	}
+	longest := func(w []wildcard) { sort.SliceStable(w, func(i, j int) bool { return len(w[i].text) > len(w[j].text) }) }
+	longest(t.suffix)
+	longest(t.prefix)
+	return t, nil
+}
+
+func (t *routeTable) domain(d string, vh *virtualHost) error {
+	switch {
+	case d == "*":
+		if t.any != nil {
+			return fmt.Errorf("domain %q given twice", d)
+		}
+		t.any = vh
+	case strings.HasPrefix(d, "*"):
+		t.suffix = append(t.suffix, wildcard{d[1:], vh})
+	case strings.HasSuffix(d, "*"):
+		t.prefix = append(t.prefix, wildcard{d[:len(d)-1], vh})
+	default:
+		if t.exact[d] != nil {
+			return fmt.Errorf("domain %q given twice", d)
+		}
+		t.exact[d] = vh
+	}
+	return nil
+}
+
+// virtualHost chooses by :authority: exact, then the longest suffix wildcard,
+// then the longest prefix wildcard, then "*" (RouteMatcher::findVirtualHost).
+func (t *routeTable) virtualHost(authority string) *virtualHost {
+	host := strings.ToLower(authority)
+	if t.ignorePort {
+		if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.Contains(host[i:], "]") {
+			host = host[:i]
+		}
+	}
+	if vh := t.exact[host]; vh != nil {
+		return vh
+	}
+	for _, w := range t.suffix {
+		if len(host) > len(w.text) && strings.HasSuffix(host, w.text) {
+			return w.host
+		}
+	}
+	for _, w := range t.prefix {
+		if len(host) > len(w.text) && strings.HasPrefix(host, w.text) {
+			return w.host
+		}
+	}
+	return t.any
+}
+
+func compileVirtualHost(v *routev3.VirtualHost) (*virtualHost, error) {
+	vh := &virtualHost{name: v.Name, attempts: v.IncludeRequestAttemptCount, perFilter: v.TypedPerFilterConfig}
+	vh.unmodelled = fieldsBut(v, "name", "domains", "routes", "include_request_attempt_count", "typed_per_filter_config",
+		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
+	var err error
+	if vh.change, err = compileChange(v); err != nil {
+		return nil, err
+	}
+	for i, r := range v.Routes {
+		c, err := compileRoute(r, vh)
+		if err != nil {
+			return nil, fmt.Errorf("route %d: %w", i, err)
+		}
+		vh.routes = append(vh.routes, c)
+	}
+	return vh, nil
+}
+
+func compileRoute(r *routev3.Route, vh *virtualHost) (*route, error) {
+	c := &route{host: vh, perFilter: r.TypedPerFilterConfig, decorator: r.Decorator.GetOperation()}
+	c.info = RouteInfo{VirtualHost: vh.name, Name: r.Name, Config: istioConfig(r.Metadata)}
+	c.unmodelled = append(vh.unmodelled[:len(vh.unmodelled):len(vh.unmodelled)], fieldsBut(r, "name", "match", "route", "metadata", "decorator", "typed_per_filter_config", "tracing", "stat_prefix",
+		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")...)
+	var err error
+	if c.change, err = compileChange(r); err != nil {
+		return nil, err
+	}
+	if c.matches, err = compileMatch(r.Match); err != nil {
+		return nil, err
+	}
+	if a := r.GetRoute(); a != nil {
+		c.unmodelled = append(c.unmodelled, fieldsBut(a, "cluster", "host_rewrite_literal", "prefix_rewrite", "timeout",
+			// one attempt is made; what a retry would answer is the upstream's matter
+			"retry_policy", "max_grpc_timeout", "max_stream_duration", "cluster_not_found_response_code")...)
+		c.action = &action{cluster: a.GetCluster(), hostRewrite: a.GetHostRewriteLiteral(), prefixRewrite: a.PrefixRewrite,
+			prefix: r.Match.GetPrefix() + r.Match.GetPath() + r.Match.GetPathSeparatedPrefix(), timeout: 15 * time.Second}
+		if a.Timeout != nil {
+			c.action.timeout = a.Timeout.AsDuration()
+		}
+	}
+	return c, nil
+}
+
+// istioConfig reads what Istio writes into each route's metadata.
+func istioConfig(m *corev3.Metadata) string {
+	return m.GetFilterMetadata()["istio"].GetFields()["config"].GetStringValue()
+}
+
+// routeMatch is envoy.config.route.v3.RouteMatch.
+type routeMatch struct {
+	path       func(path string) bool // on the path without its query
+	headers    []headerMatcher
+	query      []queryMatcher
+	text       string
+	unmodelled []string
+}
+
+type queryMatcher struct {
+	name    string
+	present bool
+	value   stringMatcher
+}
+
+func compileMatch(m *routev3.RouteMatch) (routeMatch, error) {
+	c := routeMatch{}
+	c.unmodelled = fieldsBut(m, "prefix", "path", "safe_regex", "path_separated_prefix", "case_sensitive", "headers", "query_parameters")
+	fold := func(s string) string { return s }
+	if m.CaseSensitive != nil && !m.CaseSensitive.Value {
+		fold = strings.ToLower
+	}
+	switch p := m.PathSpecifier.(type) {
+	case *routev3.RouteMatch_Prefix:
+		want := fold(p.Prefix)
+		c.path, c.text = func(s string) bool { return strings.HasPrefix(fold(s), want) }, "prefix "+p.Prefix
+	case *routev3.RouteMatch_Path:
+		want := fold(p.Path)
+		c.path, c.text = func(s string) bool { return fold(s) == want }, "path "+p.Path
+	case *routev3.RouteMatch_PathSeparatedPrefix:
+		want := fold(p.PathSeparatedPrefix)
+		c.path = func(s string) bool { s = fold(s); return s == want || strings.HasPrefix(s, want+"/") }
+		c.text = "path-separated prefix " + p.PathSeparatedPrefix
+	case *routev3.RouteMatch_SafeRegex:
+		re, err := compileRegex(p.SafeRegex)
+		if err != nil {
+			return c, err
+		}
+		c.path, c.text = re.match, "regex "+p.SafeRegex.GetRegex()
+	}
+	for _, h := range m.Headers {
+		hm, err := compileHeader(h)
+		if err != nil {
+			return c, err
+		}
+		c.headers = append(c.headers, hm)
+	}
+	return c, c.compileQuery(m)
+}
+
+func (c *routeMatch) compileQuery(m *routev3.RouteMatch) error {
+	for _, q := range m.QueryParameters {
+		qm := queryMatcher{name: q.Name}
+		switch p := q.QueryParameterMatchSpecifier.(type) {
+		case nil:
+			qm.present = true
+		case *routev3.QueryParameterMatcher_PresentMatch:
+			qm.present = true
+			if !p.PresentMatch {
+				c.unmodelled = append(c.unmodelled, "QueryParameterMatcher.present_match=false")
+			}
+		case *routev3.QueryParameterMatcher_StringMatch:
+			var err error
+			if qm.value, err = compileString(p.StringMatch); err != nil {
+				return fmt.Errorf("query parameter %s: %w", q.Name, err)
+			}
+		}
+		c.query = append(c.query, qm)
+	}
+	return nil
+}
+
+// test is whether the route matches; maybe when something unmodelled decides.
+func (m *routeMatch) test(s *stream) truth {
+	path, query, _ := strings.Cut(s.path, "?")
+	if m.path != nil && !m.path(path) {
+		return no
+	}
+	result := yes
+	for _, h := range m.headers {
+		result = min(result, h.test(s))
+	}
+	for _, q := range m.query {
+		result = min(result, q.test(s, query))
+	}
+	if result == yes && len(m.unmodelled) > 0 {
+		s.unknown = strings.Join(m.unmodelled, ", ")
+		return maybe
+	}
+	return result
+}
+
+// test looks at the first parameter of the name, not decoded
+// (Http::Utility::QueryParamsMulti::getFirstValue over the raw query).
+func (q queryMatcher) test(s *stream, query string) truth {
+	for _, part := range strings.Split(query, "&") {
+		name, value, _ := strings.Cut(part, "=")
+		if name == q.name {
+			if q.present {
+				return yes
+			}
+			return q.value.test(s, value)
+		}
+	}
+	return no
+}
+
+// choose fills the cached route if it is empty. False: the choice depends on
+// something not modelled, and s.unknown names it.
+func (s *stream) choose() bool {
+	if s.chosen {
+		return true
+	}
+	if len(s.routes.unmodelled) > 0 {
+		s.unknown = strings.Join(s.routes.unmodelled, ", ")
+		return false
+	}
+	s.route = nil
+	if vh := s.routes.virtualHost(s.authority); vh != nil {
+		for _, r := range vh.routes {
+			switch r.matches.test(s) {
+			case yes:
+				s.route = r
+			case maybe:
+				s.unknown = fmt.Sprintf("whether a route of virtual host %s matches: %s", vh.name, s.unknown)
+				return false
+			case no:
+				continue
+			}
+			break
+		}
+	}
+	s.chosen = true
+	s.traceRoute()
+	return true
+}
+
+// clearRoute makes the next filter that looks choose the route again.
+func (s *stream) clearRoute() { s.chosen, s.route = false, nil }
+
+func (s *stream) traceRoute() {
+	if s.trace == nil {
+		return
+	}
+	if s.route == nil {
+		s.trace.add(Step{Stage: "route", Text: fmt.Sprintf("no route of %s matches host %q and path %s", s.routes.name, s.authority, s.path)})
+		return
+	}
+	s.trace.add(Step{Stage: "route", Object: s.route.info.Object(), Rule: s.route.matches.text,
+		Text: fmt.Sprintf("virtual host %s, %s", s.route.host.name, s.route.matches.text)})
+}

@@ -1,0 +1,49 @@
+package envoy
+
+import (
+	"fmt"
+	"sort"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// truth is a three-valued truth: what depends on something not modelled is
+// maybe, unless the other operand decides (Kleene's logic).
+type truth int8
+
+const (
+	no truth = iota
+	maybe
+	yes
+)
+
+func truthOf(b bool) truth {
+	if b {
+		return yes
+	}
+	return no
+}
+
+func (t truth) not() truth { return yes - t }
+
+// fieldsBut lists the set fields of a message that are not among the known
+// ones, each as "Message.field". Known means modelled, or without influence on
+// what this engine answers.
+func fieldsBut(m proto.Message, known ...string) []string {
+	if m == nil || !m.ProtoReflect().IsValid() {
+		return nil
+	}
+	var out []string
+	m.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		for _, k := range known {
+			if string(f.Name()) == k {
+				return true
+			}
+		}
+		out = append(out, fmt.Sprintf("%s.%s", m.ProtoReflect().Descriptor().Name(), f.Name()))
+		return true
+	})
+	sort.Strings(out)
+	return out
+}
