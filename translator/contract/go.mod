@@ -1,0 +1,3 @@
+module postern.dev/postern/translator/contract
+
+go 1.20
