@@ -9,11 +9,12 @@ package story
 
 import "embed"
 
-// FS holds the manifests, and the trained model under models. A copy of the
+// FS holds the manifests, the trained model under models, and under translated what
+// Istio makes of each state (make translations writes it anew). A copy of the
 // folders on disk loads as well: postern up -f common -f 4-postern.
 //
 //go:embed common/*.yaml 1-login-everywhere/*.yaml 2-envoyfilter-attempt/*.yaml 3-path-exempt/*.yaml 4-postern/*.yaml
-//go:embed models/sklearn
+//go:embed models/sklearn translated/*.json
 var FS embed.FS
 
 // State is one of the four.

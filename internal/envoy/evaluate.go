@@ -139,6 +139,36 @@ func (p *Proxy) Ports() []uint16 {
 	return out
 }
 
+// Filters are the names of the HTTP filters of a port's listener that take part
+// in an answer, in their order.
+func (p *Proxy) Filters(port uint16) []string {
+	l := p.listeners[port]
+	if l == nil {
+		return nil
+	}
+	out := make([]string, len(l.filters))
+	for i, f := range l.filters {
+		out[i] = f.name
+	}
+	return out
+}
+
+// Routes are all routes of all listeners, virtual hosts in a stable order.
+func (p *Proxy) Routes() []RouteInfo {
+	var out []RouteInfo
+	for _, port := range p.Ports() {
+		if p.listeners[port].routes == nil {
+			continue
+		}
+		for _, vh := range p.listeners[port].routes.hosts() {
+			for _, r := range vh.routes {
+				out = append(out, r.info)
+			}
+		}
+	}
+	return out
+}
+
 // Findings are what has no effect and was very likely meant to.
 func (p *Proxy) Findings() []Finding { return p.findings }
 

@@ -79,7 +79,9 @@ func compileRoutes(rc *routev3.RouteConfiguration) (*routeTable, error) {
 			}
 		}
 	}
-	longest := func(w []wildcard) { sort.SliceStable(w, func(i, j int) bool { return len(w[i].text) > len(w[j].text) }) }
+	longest := func(w []wildcard) {
+		sort.SliceStable(w, func(i, j int) bool { return len(w[i].text) > len(w[j].text) })
+	}
 	longest(t.suffix)
 	longest(t.prefix)
 	return t, nil

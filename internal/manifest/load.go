@@ -42,6 +42,21 @@ func Files(names []string, stdin io.Reader) (*Set, error) {
 	return l.set()
 }
 
+// FilesKeeping is Files for names that are read again and again: what came from
+// standard input the first time is kept in stdin and read from there later.
+func FilesKeeping(names []string, in io.Reader, stdin *[]byte) (*Set, error) {
+	for _, name := range names {
+		if name == "-" && *stdin == nil {
+			data, err := io.ReadAll(io.LimitReader(in, maxFile+1))
+			if err != nil {
+				return nil, fmt.Errorf("-: %w", err)
+			}
+			*stdin = append([]byte{}, data...)
+		}
+	}
+	return Files(names, bytes.NewReader(*stdin))
+}
+
 // FS reads directories of a file system, such as the embedded examples.
 func FS(fsys fs.FS, dirs ...string) (*Set, error) {
 	l := &loader{}

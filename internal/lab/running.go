@@ -1,0 +1,400 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"postern.dev/postern/internal/authorizer"
+	"postern.dev/postern/internal/lab/gateway"
+	"postern.dev/postern/internal/lab/network"
+	"postern.dev/postern/internal/lab/realenvoy"
+	"postern.dev/postern/internal/manifest"
+	"postern.dev/postern/internal/topology"
+)
+
+// running is one world with its pods up.
+type running struct {
+	config   Config
+	world    *world
+	network  *network.Network
+	programs map[string]*program // by workload
+	gateways map[string]*gateway.Gateway
+	envoys   map[string]*realenvoy.Envoy
+	servers  []server
+	turn     atomic.Uint32 // which of several endpoints is next
+
+	// judge is the world's posternd, nil without one, and what it is to know.
+	judge    *authorizer.Authorizer
+	snapshot *authorizer.Snapshot
+}
+
+// server is what serves one listener: *http.Server and *grpc.Server.
+type server interface {
+	Serve(net.Listener) error
+	stop(ctx context.Context) error
+}
+
+// run starts the pods of a world. Programs of old whose configuration did not
+// change go on, with their sessions.
+func (s *System) run(ctx context.Context, w *world, old *running) (*running, error) {
+	r := &running{config: s.config, world: w, network: &network.Network{Loopback: s.config.Envoy != ""},
+		programs: map[string]*program{}, gateways: map[string]*gateway.Gateway{}, envoys: map[string]*realenvoy.Envoy{}}
+	if old != nil && r.network.Loopback {
+		// Real addresses can be listened on once: the old pods stop first.
+		old.stopServers(ctx)
+	}
+	err := r.startPrograms(ctx, s, old)
+	if err == nil {
+		err = r.prepareJudge()
+	}
+	if err == nil {
+		err = r.startGateways(ctx, old)
+	}
+	if err != nil {
+		r.stopServers(ctx)
+		return nil, errors.Join(err, r.closePrograms(old))
+	}
+	return r, nil
+}
+
+// startPrograms runs each workload's program on the ports of its pods.
+func (r *running) startPrograms(ctx context.Context, s *System, old *running) error {
+	for _, wl := range r.world.topology.Workloads() {
+		p, err := s.programFor(ctx, r, wl, old)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			continue
+		}
+		r.programs[wl.String()] = p
+		for _, pod := range wl.Pods {
+			if !pod.Running || !pod.Addr.IsValid() {
+				continue
+			}
+			for _, port := range portsOf(pod) {
+				if err := r.serve(netip.AddrPortFrom(pod.Addr, port), p.server(r.observed(pod, p.handler))); err != nil {
+					return fmt.Errorf("pod %s: %w", pod, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// observed tells Observe of a request before the program sees it.
+func (r *running) observed(pod *topology.Pod, h http.Handler) http.Handler {
+	if r.config.Observe == nil || h == nil {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.config.Observe(pod, req)
+		h.ServeHTTP(w, req)
+	})
+}
+
+func (r *running) serve(addr netip.AddrPort, sv server) error {
+	l, err := r.network.Listen(addr)
+	if err != nil {
+		return err
+	}
+	r.servers = append(r.servers, sv)
+	go func() { _ = sv.Serve(l) }() // ends when stop closes the server
+	return nil
+}
+
+// startGateways puts each gateway workload's configuration on its pods' ports.
+func (r *running) startGateways(ctx context.Context, old *running) error {
+	for _, g := range r.world.gateways {
+		pod := g.workload.Pods[0]
+		if r.config.Envoy != "" {
+			e, err := r.startEnvoy(ctx, g, pod, old)
+			if err != nil {
+				return err
+			}
+			r.envoys[g.workload.String()] = e
+			continue
+		}
+		gw := gateway.New(gateway.Config{Address: pod.Addr, Log: r.config.Log, Dial: func(ctx context.Context, cluster string) (net.Conn, error) {
+			return r.dialCluster(ctx, pod, cluster)
+		}})
+		gw.Swap(g.proxy)
+		r.gateways[g.workload.String()] = gw
+		for _, port := range g.proxy.Ports() {
+			if err := r.serve(netip.AddrPortFrom(pod.Addr, port), newHTTPServer(gw.Handler(port))); err != nil {
+				return fmt.Errorf("gateway %s: %w", g.workload, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *running) startEnvoy(ctx context.Context, g *gatewayConfig, pod *topology.Pod, old *running) (*realenvoy.Envoy, error) {
+	c := realenvoy.Config{Program: r.config.Envoy, Address: pod.Addr, Log: r.config.Log, Endpoints: func(cluster string) []netip.AddrPort {
+		var out []netip.AddrPort
+		eps, _ := r.world.topology.Cluster(cluster) // no endpoint: Envoy answers 503, as it should
+		for _, e := range eps {
+			out = append(out, e.Addr)
+		}
+		return out
+	}}
+	if old != nil && old.envoys[g.workload.String()] != nil {
+		e := old.envoys[g.workload.String()]
+		return e, e.Update(ctx, g.resources, c.Endpoints)
+	}
+	return realenvoy.Start(ctx, c, g.resources)
+}
+
+// dialCluster connects the gateway's pod to an endpoint of a cluster.
+func (r *running) dialCluster(ctx context.Context, from *topology.Pod, cluster string) (net.Conn, error) {
+	eps, err := r.world.topology.Cluster(cluster)
+	if err != nil {
+		return nil, err
+	}
+	return r.dialOne(ctx, from, eps)
+}
+
+func (r *running) dialOne(ctx context.Context, from *topology.Pod, eps []topology.Endpoint) (net.Conn, error) {
+	if len(eps) == 0 {
+		return nil, syscall.ECONNREFUSED
+	}
+	e := eps[int(r.turn.Add(1))%len(eps)]
+	return r.network.Dial(ctx, from.Addr, e.Addr)
+}
+
+// dialFrom connects a pod to "host:port", by the names a pod of its namespace
+// knows.
+func (r *running) dialFrom(ctx context.Context, from *topology.Pod, addr string) (net.Conn, error) {
+	host, portText, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("port %q: %w", portText, err)
+	}
+	eps, err := r.world.topology.Reach(from.Namespace, host, uint32(port))
+	if err != nil {
+		return nil, err
+	}
+	return r.dialOne(ctx, from, eps)
+}
+
+// clientFor is an HTTP client that calls as a pod, once the system is up.
+func (s *System) clientFor(pod *topology.Pod) *http.Client {
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableCompression: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: 5 * time.Second,
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			r := s.current.Load()
+			if r == nil {
+				return nil, errors.New("the system is still starting")
+			}
+			return r.dialFrom(ctx, pod, addr)
+		},
+	}}
+}
+
+func (r *running) stopServers(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, sv := range r.servers {
+		wg.Go(func() { _ = sv.stop(ctx) })
+	}
+	wg.Wait()
+	r.servers = nil
+}
+
+// drain lets the requests of a replaced world finish, then ends what the new
+// one did not take over.
+func (r *running) drain(next *running, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	r.stopServers(ctx)
+	if err := r.closePrograms(next); err != nil {
+		r.config.Log.Warn("closing replaced programs", "error", err)
+	}
+}
+
+// closePrograms ends the programs, those of another world excepted.
+func (r *running) closePrograms(but *running) error {
+	var errs []error
+	for _, g := range r.gateways {
+		g.Close()
+	}
+	for name, p := range r.programs {
+		if p.close != nil && (but == nil || but.programs[name] != p) {
+			errs = append(errs, p.close())
+		}
+	}
+	for name, e := range r.envoys {
+		if but == nil || but.envoys[name] != e {
+			errs = append(errs, e.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *running) close(ctx context.Context) error {
+	r.stopServers(ctx)
+	return r.closePrograms(nil)
+}
+
+// listenerOf is the port on which a Gateway's pods listen for its first server:
+// the target port of the Service that leads to it, as Istio takes it.
+func (w *world) listenerOf(namespace, name string) (uint16, bool) {
+	_, gw, ok := manifest.Find[*networking.Gateway](w.set, namespace, name)
+	if !ok || len(gw.Servers) == 0 {
+		return 0, false
+	}
+	port := gw.Servers[0].GetPort().GetNumber()
+	for _, g := range w.gateways {
+		if !selects(gw.Selector, g.workload.Labels) {
+			continue
+		}
+		for _, p := range g.proxy.Ports() {
+			if uint32(p) == port {
+				return p, true
+			}
+		}
+		for _, svc := range w.topology.Services() {
+			if svc.Namespace != g.workload.Namespace || len(svc.Selector) == 0 || !selects(svc.Selector, g.workload.Labels) {
+				continue
+			}
+			for _, sp := range svc.Ports {
+				if uint32(sp.Port) == port {
+					return uint16(sp.TargetPort.IntValue()), true
+				}
+			}
+		}
+	}
+	return 0, false
+}
+
+// gatewayAt is the gateway workload behind a Gateway object.
+func (w *world) gatewayAt(gatewayName string) *gatewayConfig {
+	for _, g := range w.gateways {
+		for o, gw := range manifest.Of[*networking.Gateway](w.set) {
+			if o.Meta.Namespace+"/"+o.Meta.Name == gatewayName && selects(gw.Selector, g.workload.Labels) {
+				return g
+			}
+		}
+	}
+	return nil
+}
+
+func selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if labels[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+func portsOf(p *topology.Pod) []uint16 {
+	var out []uint16
+	seen := map[uint16]bool{}
+	for _, c := range p.Containers {
+		for _, port := range c.Ports {
+			if n := uint16(port.ContainerPort); n != 0 && !seen[n] {
+				seen[n] = true
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
+// httpServer is an *http.Server as a server.
+type httpServer struct{ *http.Server }
+
+func newHTTPServer(h http.Handler) httpServer {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return httpServer{&http.Server{Handler: h, Protocols: protocols, ReadHeaderTimeout: 30 * time.Second, MaxHeaderBytes: 60 << 10, ErrorLog: quiet}}
+}
+
+func (s httpServer) stop(ctx context.Context) error {
+	if err := s.Shutdown(ctx); err != nil {
+		return s.Server.Close()
+	}
+	return nil
+}
+
+// serveDoor lets this machine in: in memory the gateway's handler serves the
+// door, so that the peer is the machine's own address, which is nobody's pod;
+// to a real Envoy the connection is passed on.
+func (s *System) serveDoor(d *Door) {
+	if s.config.Envoy != "" {
+		s.wg.Go(func() { s.passOn(d) })
+		return
+	}
+	d.server = newHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r := s.current.Load()
+		g := r.world.gatewayAt(d.Gateway)
+		if g == nil {
+			http.Error(w, "gateway "+d.Gateway+" is not in the manifests any more", http.StatusServiceUnavailable)
+			return
+		}
+		r.gateways[g.workload.String()].Handler(d.Port).ServeHTTP(w, req)
+	})).Server
+	s.wg.Go(func() { _ = d.server.Serve(d.listener) })
+}
+
+// passOn copies the door's connections to Envoy.
+func (s *System) passOn(d *Door) {
+	for {
+		c, err := d.listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			g := s.current.Load().world.gatewayAt(d.Gateway)
+			if g == nil {
+				return
+			}
+			up, err := net.DialTimeout("tcp", netip.AddrPortFrom(g.workload.Pods[0].Addr, d.Port).String(), 5*time.Second)
+			if err != nil {
+				return
+			}
+			defer up.Close()
+			copyBoth(c.(*net.TCPConn), up.(*net.TCPConn))
+		}()
+	}
+}
+
+func copyBoth(a, b *net.TCPConn) {
+	var wg sync.WaitGroup
+	for _, pair := range [][2]*net.TCPConn{{a, b}, {b, a}} {
+		wg.Go(func() {
+			_, _ = io.Copy(pair[0], pair[1])
+			_ = pair[0].CloseWrite()
+		})
+	}
+	wg.Wait()
+}
+
+func (d *Door) close(ctx context.Context) error {
+	if d.server != nil {
+		if err := d.server.Shutdown(ctx); err != nil {
+			return d.server.Close()
+		}
+		return nil
+	}
+	return d.listener.Close()
+}
+
+func isAddressInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }

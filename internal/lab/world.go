@@ -1,0 +1,196 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+	appsv1 "k8s.io/api/apps/v1"
+
+	"postern.dev/postern/internal/envoy"
+	"postern.dev/postern/internal/kserve"
+	"postern.dev/postern/internal/manifest"
+	"postern.dev/postern/internal/topology"
+	"postern.dev/postern/internal/translate"
+)
+
+// world is the manifests worked out: what is where, and what Istio makes of it
+// for each gateway. It is immutable.
+type world struct {
+	set      *manifest.Set
+	topology *topology.World
+	istio    string // the version that translated
+	gateways []*gatewayConfig
+	notes    []string
+}
+
+// gatewayConfig is one gateway workload's Envoy configuration.
+type gatewayConfig struct {
+	workload  *topology.Workload
+	resources envoy.Resources
+	proxy     *envoy.Proxy
+}
+
+// build works the manifests out. An error names file, line and field where it
+// comes from an object.
+func build(ctx context.Context, set *manifest.Set, c Config) (*world, error) {
+	derived, err := kserve.Derive(set)
+	if err != nil {
+		return nil, err
+	}
+	w := &world{set: set.With(derived...)}
+	for _, warning := range set.Warnings() {
+		w.notes = append(w.notes, warning.Error())
+	}
+	if w.topology, err = topology.New(w.set, topology.Options{Pods: c.podRange()}); err != nil {
+		return nil, err
+	}
+	workloads, err := w.topology.GatewayWorkloads()
+	if err != nil {
+		return nil, err
+	}
+	if len(workloads) == 0 {
+		return nil, errors.New("no gateway: no Deployment's pods bear the labels that a Gateway of the manifests selects")
+	}
+	if err := w.translate(ctx, workloads, c); err != nil {
+		return nil, err
+	}
+	w.missingServices()
+	return w, nil
+}
+
+// translate asks Istio for the configuration of each gateway workload.
+func (w *world) translate(ctx context.Context, workloads []*topology.Workload, c Config) error {
+	o := c.Translate
+	if o.Version == "" {
+		o.Version = w.istiod()
+	}
+	if o.Version == "" {
+		o.Version = "newest"
+		w.notes = append(w.notes, "no istiod Deployment in the manifests: translated by the newest Istio (--istio-version chooses another)")
+	}
+	out, err := translate.Translate(ctx, translationInput(w.set, workloads), o)
+	if err != nil {
+		return err
+	}
+	w.istio = out.Istio
+	if err := w.rejected(out.Rejected); err != nil {
+		return err
+	}
+	for _, wl := range workloads {
+		g := &gatewayConfig{workload: wl}
+		for _, p := range out.Proxies {
+			if p.Name != proxyName(wl) {
+				continue
+			}
+			if g.resources, err = envoy.ParseResources(p.Listeners, p.Routes, p.Clusters); err != nil {
+				return fmt.Errorf("translation for %s: %w", wl, err)
+			}
+		}
+		if g.proxy, err = envoy.Compile(g.resources); err != nil {
+			return fmt.Errorf("Envoy would refuse what Istio %s makes for %s: %w", out.Istio, wl, err)
+		}
+		for _, f := range g.proxy.Findings() {
+			w.notes = append(w.notes, strings.TrimPrefix(f.Object+": "+f.Text, ": "))
+		}
+		w.gateways = append(w.gateways, g)
+	}
+	return nil
+}
+
+// istiod is the image of the manifests' istiod, "" without one.
+func (w *world) istiod() string {
+	for obj, d := range manifest.Of[*appsv1.Deployment](w.set) {
+		if obj.Meta.Name == "istiod" || obj.Meta.Labels["app"] == "istiod" {
+			for _, c := range d.Spec.Template.Spec.Containers {
+				return c.Image
+			}
+		}
+	}
+	return ""
+}
+
+// translationInput is what Istio reads: its own kinds, the mesh configuration,
+// Namespaces and Services. It leaves out all else, so that a change of a Role
+// or a model's storage needs no new translation.
+func translationInput(set *manifest.Set, workloads []*topology.Workload) translate.Input {
+	var in translate.Input
+	for o := range set.Sorted() {
+		switch g := o.Group(); {
+		case g == "networking.istio.io", g == "security.istio.io":
+		case g == "" && (o.Kind == "Service" || o.Kind == "Namespace"):
+		case g == "" && o.Kind == "ConfigMap" && o.Meta.Name == "istio":
+		default:
+			continue
+		}
+		in.Objects = append(in.Objects, withNamespace(o))
+	}
+	for i, wl := range workloads {
+		in.Proxies = append(in.Proxies, translate.Proxy{
+			Name: proxyName(wl), Type: "router", Namespace: wl.Namespace, ServiceAccount: wl.ServiceAccount, Labels: wl.Labels,
+			// An address of its own for each; the configuration does not depend on which.
+			Addresses: []string{fmt.Sprintf("10.0.0.%d", i+1)},
+		})
+	}
+	return in
+}
+
+func proxyName(w *topology.Workload) string { return w.Name + "." + w.Namespace }
+
+// withNamespace is an object's JSON with the namespace it was defaulted to and
+// without what kubectl leaves behind.
+func withNamespace(o *manifest.Object) json.RawMessage {
+	var v map[string]any
+	if err := json.Unmarshal(o.JSON, &v); err != nil {
+		return o.JSON
+	}
+	meta, _ := v["metadata"].(map[string]any)
+	if meta == nil {
+		return o.JSON
+	}
+	if o.Meta.Namespace != "" {
+		meta["namespace"] = o.Meta.Namespace
+	}
+	delete(meta, "annotations")
+	delete(meta, "managedFields")
+	delete(v, "status")
+	data, err := json.Marshal(v)
+	if err != nil {
+		return o.JSON
+	}
+	return data
+}
+
+// rejected turns what Istio refused into errors at the objects' places.
+func (w *world) rejected(list []translate.Rejection) error {
+	var errs []error
+	for _, r := range list {
+		group, _, _ := strings.Cut(r.APIVersion, "/")
+		if !strings.Contains(r.APIVersion, "/") {
+			group = ""
+		}
+		if o, ok := w.set.Get(group, r.Kind, r.Namespace, r.Name); ok {
+			errs = append(errs, o.Errorf("", "Istio %s refuses it: %s", w.istio, r.Message))
+		} else {
+			errs = append(errs, fmt.Errorf("%s %s/%s: Istio %s refuses it: %s", r.Kind, r.Namespace, r.Name, w.istio, r.Message))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// missingServices notes every destination that no Service stands behind: Envoy
+// answers 503 there.
+func (w *world) missingServices() {
+	for o, vs := range manifest.Of[*networking.VirtualService](w.set) {
+		for i, h := range vs.Http {
+			for j, d := range h.Route {
+				if _, err := w.topology.Lookup(o.Meta.Namespace, d.GetDestination().GetHost()); err != nil {
+					w.notes = append(w.notes, o.Errorf(fmt.Sprintf("spec.http[%d].route[%d].destination.host", i, j), "%v: requests get 503", err).Error())
+				}
+			}
+		}
+	}
+}
