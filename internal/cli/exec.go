@@ -26,8 +26,8 @@ As with kubectl exec, -i and -t may be given; the terminal is passed on anyway.`
 		Example: `  postern exec myapp-pod -- curl -s http://sklearn-iris.kserve-test.svc.cluster.local/v1/models
   postern exec --stdin --tty myapp-pod -- /bin/sh`,
 		Args: func(c *cobra.Command, args []string) error {
-			if dash := c.ArgsLenAtDash(); dash != 1 && !(dash < 0 && len(args) >= 2) || len(args) < 2 {
-				return withHint(errors.New("got no pod and command"), "for example: postern exec myapp-pod -- /bin/sh")
+			if c.ArgsLenAtDash() != 1 || len(args) < 2 {
+				return withHint(errors.New("want one pod, then -- and a command"), "for example: "+self()+" exec myapp-pod -- /bin/sh")
 			}
 			return nil
 		},
@@ -50,7 +50,6 @@ As with kubectl exec, -i and -t may be given; the terminal is passed on anyway.`
 	c.Flags().BoolVarP(&stdin, "stdin", "i", false, "pass standard input on (always done)")
 	c.Flags().BoolVarP(&tty, "tty", "t", false, "standard input is a terminal (passed on as it is)")
 	c.Flags().IntVar(&pid, "up", 0, "the process id of the postern up to use, when several run")
-	c.Flags().SetInterspersed(false)
 	return c
 }
 

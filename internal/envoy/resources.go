@@ -81,3 +81,29 @@ func keepUnlinked(v any) any {
 	}
 	return v
 }
+
+// RestoreUnlinked undoes in a decoded JSON value what ParseResources did to
+// messages of unlinked types, for an Envoy that knows them.
+func RestoreUnlinked(v any) any {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			v[i] = RestoreUnlinked(v[i])
+		}
+	case map[string]any:
+		if v["@type"] == typedStruct {
+			url, _ := v["typeUrl"].(string)
+			value, _ := v["value"].(map[string]any)
+			if value == nil {
+				value = map[string]any{}
+			}
+			value["@type"] = url
+			v = value
+		}
+		for k := range v {
+			v[k] = RestoreUnlinked(v[k])
+		}
+		return v
+	}
+	return v
+}

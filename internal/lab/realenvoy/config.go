@@ -23,14 +23,16 @@ import (
 // bootstrap is what istiod's bootstrap has that changes an answer
 // (tools/packaging/common/envoy_bootstrap.json): a fragment in the path is
 // stripped, not refused.
-func bootstrap(dir, admin string) map[string]any {
+func bootstrap(dir, admin string, pod netip.Addr) map[string]any {
 	host, port, _ := strings.Cut(admin, ":")
 	source := func(file string) map[string]any {
 		return map[string]any{"resource_api_version": "V3", "path_config_source": map[string]any{"path": filepath.Join(dir, file), "watched_directory": map[string]any{"path": dir}}}
 	}
 	return map[string]any{
-		"node":              map[string]any{"id": "gateway", "cluster": "postern-up"},
-		"admin":             map[string]any{"address": map[string]any{"socket_address": map[string]any{"address": host, "port_value": json.Number(port)}}},
+		"node":  map[string]any{"id": "gateway", "cluster": "postern-up"},
+		"admin": map[string]any{"address": map[string]any{"socket_address": map[string]any{"address": host, "port_value": json.Number(port)}}},
+		// On a pod, what Envoy connects to sees the pod's address.
+		"cluster_manager":   map[string]any{"upstream_bind_config": map[string]any{"source_address": map[string]any{"address": pod.String(), "port_value": 0}}},
 		"dynamic_resources": map[string]any{"cds_config": source("cds.json"), "lds_config": source("lds.json")},
 		"layered_runtime": map[string]any{"layers": []any{map[string]any{"name": "istio", "static_layer": map[string]any{
 			"envoy.reloadable_features.http_reject_path_with_fragment": false,
@@ -138,5 +140,9 @@ func asAny(m proto.Message) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.RawMessage(data), nil
+	var v any
+	if err := json.Unmarshal(data, &v); err != nil {
+		return nil, err
+	}
+	return envoy.RestoreUnlinked(v), nil
 }

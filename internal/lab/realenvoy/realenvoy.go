@@ -90,7 +90,7 @@ func (e *Envoy) prepare(r envoy.Resources) error {
 	if err := e.write(r, e.config.Endpoints); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(e.dir, "bootstrap.json"), bootstrap(e.dir, e.admin))
+	return writeJSON(filepath.Join(e.dir, "bootstrap.json"), bootstrap(e.dir, e.admin, e.config.Address))
 }
 
 // Update puts another configuration in force. Envoy watches its files.
@@ -147,6 +147,9 @@ func (e *Envoy) ready(ctx context.Context, r envoy.Resources) error {
 }
 
 func (e *Envoy) listening(ctx context.Context, r envoy.Resources) (bool, error) {
+	if text := e.output.String(); strings.Contains(text, "rejected: ") {
+		return false, fmt.Errorf("envoy refuses the configuration: %s", text)
+	}
 	for _, path := range []string{"/ready", "/listeners?format=json"} {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.admin+path, nil)
 		if err != nil {
@@ -169,9 +172,6 @@ func (e *Envoy) listening(ctx context.Context, r envoy.Resources) (bool, error) 
 				return false, nil
 			}
 		}
-	}
-	if text := e.output.String(); strings.Contains(text, "update rejected") || strings.Contains(text, "Error adding/updating") {
-		return false, fmt.Errorf("envoy refuses the configuration: %s", text)
 	}
 	return true, nil
 }
