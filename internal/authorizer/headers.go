@@ -1,0 +1,100 @@
+package authorizer
+
+import (
+	"sort"
+	"strings"
+
+	"postern.dev/postern/internal/credential"
+	"postern.dev/postern/internal/passport"
+)
+
+const (
+	passportHeader = passport.Header
+	callerHeader   = "x-postern-caller"
+)
+
+// stripper knows the headers that must not reach a backend. Envoy removes by
+// exact name, so the list is made from the names the request has; a backend may
+// read kubeflow_userid as kubeflow-userid (WSGI and CGI do), so _ counts as -.
+type stripper struct {
+	identity patterns // headers that name a caller
+	machine  patterns // those, and headers that hold a credential
+}
+
+type patterns struct {
+	exact    map[string]bool
+	prefixes []string
+	always   []string // removed even when the check does not show them
+}
+
+func newStripper(cfg Config) stripper {
+	identity := append([]string{}, cfg.Identity.Headers...)
+	identity = append(identity, cfg.Login.Delegate.UserHeader)
+	if g := cfg.Login.Delegate.GroupsHeader; g != "" {
+		identity = append(identity, g)
+	}
+	secrets := []string{"authorization", "x-api-key", "x-auth-token"}
+	for _, h := range cfg.Login.Delegate.RequestHeaders {
+		if h != "cookie" { // cookies go one by one
+			secrets = append(secrets, h)
+		}
+	}
+	return stripper{
+		identity: newPatterns(identity),
+		machine:  newPatterns(append(secrets, identity...)),
+	}
+}
+
+func newPatterns(names []string) patterns {
+	p := patterns{exact: map[string]bool{}}
+	for _, n := range names {
+		n = dashed(n)
+		if prefix, ok := strings.CutSuffix(n, "*"); ok {
+			p.prefixes = append(p.prefixes, prefix)
+			continue
+		}
+		if !p.exact[n] {
+			p.exact[n] = true
+			p.always = append(p.always, n)
+		}
+	}
+	p.always = append(p.always, passportHeader)
+	return p
+}
+
+func dashed(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
+
+func (p patterns) match(name string) bool {
+	name = dashed(name)
+	if p.exact[name] {
+		return true
+	}
+	for _, prefix := range p.prefixes {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// names are the headers to remove, each once, but for those that are set.
+func (s stripper) names(h credential.Headers, p patterns, set map[string]bool) []string {
+	var out []string
+	seen := map[string]bool{}
+	add := func(name string) {
+		if !seen[name] && !set[name] {
+			seen[name] = true
+			out = append(out, name)
+		}
+	}
+	for _, name := range p.always {
+		add(name)
+	}
+	for name := range h {
+		if p.match(name) {
+			add(name)
+		}
+	}
+	sort.Strings(out)
+	return out
+}

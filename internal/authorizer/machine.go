@@ -1,0 +1,201 @@
+package authorizer
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"postern.dev/postern/internal/access"
+	"postern.dev/postern/internal/credential"
+	"postern.dev/postern/internal/territory"
+)
+
+// identity is who calls and how that was found out.
+type identity struct {
+	caller access.Caller
+	how    string
+	token  string // the passport it was read from
+	note   string // why a pod was not recognised
+	second bool   // the gateway's own second hop
+}
+
+// machine judges a call to a model or an application.
+func (a *Authorizer) machine(ctx context.Context, req Request, snap *Snapshot, t territory.Territory, inCluster bool) Verdict {
+	bound := snap.Rules.Bound(t.Resource)
+	if !bound && t.Kind == territory.Application {
+		// Nobody was given a rule: it stays where it was, behind login.
+		return a.people(ctx, req, t)
+	}
+	id, err := a.identify(ctx, req, snap, t, inCluster)
+	if err != nil {
+		return a.refuseCredential(req, t, inCluster, err)
+	}
+	v := Verdict{Caller: id.caller, How: id.how, Resource: t.Resource}
+	if !bound {
+		// The same for a model: a session that the login knows goes in, as it does
+		// today. Everything else would be redirected today, which no program can
+		// use; it is told so.
+		if id.caller.Kind != access.Person {
+			return a.challenge(req, t, inCluster, id, LoginRequired, "no rule opens this model, it is behind login: log in, or have a RoleBinding made for you")
+		}
+		v.Reason = LoginAllowed
+		return a.admit(req, v, id)
+	}
+	verb := id.caller.Verb(t.Resource)
+	v.Decision = snap.Rules.May(id.caller, verb, t.Resource)
+	if v.Decision.Allowed {
+		v.Reason = Allowed
+		return a.admit(req, v, id)
+	}
+	if id.caller.Proven {
+		refused := a.refuse(req, http.StatusForbidden, NotAllowed, id.caller.User+" has no rule with the verb "+verb+" on "+t.Resource.String())
+		refused.Caller, refused.How, refused.Resource = id.caller, id.how, t.Resource
+		return refused
+	}
+	if t.Kind == territory.Application && id.how == ByAnonymous && !id.second && navigation(req) {
+		// A browser, perhaps with an old session's cookie: a person who can log in.
+		return a.sendToLogin(ctx, req, t, inCluster, id, verb)
+	}
+	return a.challenge(req, t, inCluster, id, CredentialRequired, id.caller.User+" has no rule with the verb "+verb+" on "+t.Resource.String())
+}
+
+// identify finds the caller, in the order of the design. On the gateway's own
+// second hop only a passport tells anything: the address is the gateway's, and a
+// session there has come along a route that may have dropped Origin and
+// Sec-Fetch-Site, by which another site's page is told from the person.
+func (a *Authorizer) identify(ctx context.Context, req Request, snap *Snapshot, t territory.Territory, inCluster bool) (identity, error) {
+	second := inCluster && snap.Pods.Gateway(req.Source)
+	if second {
+		c, ok, err := credential.Passport(req.Headers, a.keys, t.Resource, a.now())
+		if err != nil {
+			return identity{}, err
+		}
+		if ok {
+			token, _ := req.Headers.Only(passportHeader)
+			return identity{caller: c, how: ByPassport, token: token}, nil
+		}
+	}
+	if err := credential.Unsupported(req.Headers); err != nil {
+		return identity{}, err
+	}
+	if second {
+		return identity{caller: credential.Anonymous(), how: ByAnonymous, second: true, note: "from the gateway itself, without a passport"}, nil
+	}
+	c, ok, err := a.sessions.Caller(ctx, req.Headers)
+	if err != nil {
+		return identity{}, err
+	}
+	if ok {
+		// An application's pages are visited from other sites' links; whether it
+		// takes other sites' requests is its own affair, as it is behind login
+		// today. A model has no pages.
+		if t.Kind == territory.Model {
+			if err := credential.SameSite(req.Headers); err != nil {
+				return identity{}, err
+			}
+		}
+		return identity{caller: c, how: BySession}, nil
+	}
+	note := "the door is not declared in-cluster"
+	if inCluster {
+		pod, ok, why := snap.Pods.Caller(req.Source)
+		if ok {
+			return identity{caller: pod, how: ByPod}, nil
+		}
+		note = why
+	}
+	return identity{caller: credential.Anonymous(), how: ByAnonymous, note: note}, nil
+}
+
+// admit lets a call in: every credential and every header that names a caller
+// goes, ours come instead.
+//
+// The header that Kubeflow's backends trust to name a person (kubeflow-userid;
+// a profile's policy ns-owner-access-istio lets its owner's name in from the
+// gateway) is set only for a person the login named. A pod's or nobody's name
+// goes into x-postern-caller, which no policy of Kubeflow's reads: a policy must
+// not come to hold for a caller who proved nothing because of how it is called.
+func (a *Authorizer) admit(req Request, v Verdict, id identity) Verdict {
+	token := id.token // the one that was checked, its end where it was
+	if token == "" {
+		var err error
+		if token, err = a.keys.Mint(id.caller, v.Resource, a.now()); err != nil {
+			refused := a.refuse(req, http.StatusServiceUnavailable, Internal, "internal error")
+			refused.cause = err
+			return refused
+		}
+	}
+	v.Set = append(v.Set, Header{callerHeader, id.caller.User}, Header{passportHeader, token})
+	if id.caller.Kind == access.Person {
+		v.Set = append(v.Set, Header{a.login.rules.UserHeader, id.caller.User})
+		if groups := a.login.rules.GroupsHeader; groups != "" {
+			v.Set = append(v.Set, Header{groups, strings.Join(peopleGroups(id.caller.Groups), ",")})
+		}
+	}
+	if rest, removed := credential.WithoutCookies(req.Headers["cookie"], a.cfg.Login.Delegate.Cookies); removed {
+		if rest == "" {
+			v.Remove = append(v.Remove, "cookie")
+		} else {
+			v.Set = append(v.Set, Header{"cookie", rest})
+		}
+	}
+	set := map[string]bool{}
+	for _, h := range v.Set {
+		set[strings.ToLower(h.Name)] = true
+	}
+	v.Remove = append(v.Remove, a.strip.names(req.Headers, a.strip.machine, set)...)
+	return a.allow(v)
+}
+
+// peopleGroups are a person's own groups, without Kubernetes'.
+func peopleGroups(groups []string) []string {
+	var out []string
+	for _, g := range groups {
+		if g != access.AuthenticatedGroup {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// navigation tells whether a browser goes to a page.
+func navigation(req Request) bool {
+	return (req.Method == http.MethodGet || req.Method == http.MethodHead) && strings.Contains(strings.Join(req.Headers["accept"], ","), "text/html")
+}
+
+// sendToLogin gives a browser that shows nothing the login's own answer. It can
+// only refuse: the login's 200 (for a path it does not look at) says nothing of
+// this application, for which RBAC has just said no.
+func (a *Authorizer) sendToLogin(ctx context.Context, req Request, t territory.Territory, inCluster bool, id identity, verb string) Verdict {
+	said, err := a.login.request(ctx, req)
+	switch {
+	case err != nil:
+		return a.unasked(req, err)
+	case said.status == http.StatusOK:
+		return a.challenge(req, t, inCluster, id, CredentialRequired, id.caller.User+" has no rule with the verb "+verb+" on "+t.Resource.String())
+	}
+	v := loginRefuses(said)
+	v.Caller, v.Resource = id.caller, t.Resource
+	return v
+}
+
+// refuseCredential answers a credential that is present and not good.
+func (a *Authorizer) refuseCredential(req Request, t territory.Territory, inCluster bool, err error) Verdict {
+	r := (*credential.Refusal)(nil)
+	if !errors.As(err, &r) {
+		v := a.refuse(req, http.StatusServiceUnavailable, Internal, "internal error")
+		v.cause = err
+		return v
+	}
+	status := http.StatusUnauthorized
+	switch {
+	case r.Unavailable:
+		status = http.StatusServiceUnavailable
+	case r.Forbidden:
+		status = http.StatusForbidden
+	}
+	v := a.refuseWith(req, status, r.Reason, r.Message, accepts(inCluster))
+	v.Resource, v.cause = t.Resource, err
+	return v
+}

@@ -1,0 +1,195 @@
+package authorizer
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	yaml "go.yaml.in/yaml/v3"
+	"golang.org/x/net/http/httpguts"
+)
+
+// ParseConfig reads a configuration strictly: a field it does not know, a value
+// that cannot be or two documents are errors with file, line and field. file is
+// only for errors.
+func ParseConfig(file string, data []byte) (Config, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	var c Config
+	switch err := dec.Decode(&c); {
+	case errors.Is(err, io.EOF):
+		return Config{}, nil // nothing said: the zero value
+	case err != nil:
+		return Config{}, yamlError(file, err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return Config{}, fmt.Errorf("%s: got more than one YAML document, want one", file)
+	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(data, &root); err != nil {
+		return Config{}, yamlError(file, err)
+	}
+	var errs []error
+	for _, p := range c.problems() {
+		errs = append(errs, fmt.Errorf("%s:%d: %s: %s", file, lineOf(&root, p.field), p.field, p.msg))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// yamlError puts the file and the line in front of what the YAML reader says.
+func yamlError(file string, err error) error {
+	texts := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+	if te := (*yaml.TypeError)(nil); errors.As(err, &te) {
+		texts = te.Errors
+	}
+	unknown := regexp.MustCompile(`^field (\S+) not found in type .*$`)
+	line := regexp.MustCompile(`^line (\d+): `)
+	var errs []error
+	for _, t := range texts {
+		at := file
+		if m := line.FindStringSubmatch(t); m != nil {
+			at, t = file+":"+m[1], strings.TrimPrefix(t, m[0])
+		}
+		errs = append(errs, fmt.Errorf("%s: %s", at, unknown.ReplaceAllString(t, "$1: unknown field")))
+	}
+	return errors.Join(errs...)
+}
+
+// lineOf finds the line of a field such as "doors[1].port", or of the nearest
+// thing around it.
+func lineOf(root *yaml.Node, field string) int {
+	n := root
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		n = n.Content[0]
+	}
+	line := n.Line
+	for part := range strings.SplitSeq(strings.ReplaceAll(field, "[", ".["), ".") {
+		var next *yaml.Node
+		if i, err := strconv.Atoi(strings.Trim(part, "[]")); err == nil && n.Kind == yaml.SequenceNode && i < len(n.Content) {
+			next = n.Content[i]
+			line = next.Line
+		}
+		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == part {
+				line, next = n.Content[i].Line, n.Content[i+1]
+			}
+		}
+		if next == nil {
+			return line
+		}
+		n = next
+	}
+	return line
+}
+
+type problem struct{ field, msg string }
+
+// problems are all things wrong with a configuration; New looks at them too.
+func (c Config) problems() []problem {
+	var out []problem
+	add := func(field, format string, args ...any) {
+		out = append(out, problem{field, fmt.Sprintf(format, args...)})
+	}
+	c.doorProblems(add)
+	c.Login.Delegate.problems(add)
+	if c.Routing != "" && c.Routing != Metadata && c.Routing != Derived {
+		add("routing", "got %q, want metadata or derived", string(c.Routing))
+	}
+	for i, g := range c.Gateways {
+		if g.Namespace == "" || len(g.Labels) == 0 {
+			add(fmt.Sprintf("gateways[%d]", i), "namespace and labels are required")
+		}
+	}
+	for i, ns := range c.Kubeflow.Namespaces {
+		if ns == "" {
+			add(fmt.Sprintf("kubeflow.namespaces[%d]", i), "empty")
+		}
+	}
+	for i, h := range c.Kubeflow.Hosts {
+		if h == "" || strings.ContainsAny(h, "*/: ") {
+			add(fmt.Sprintf("kubeflow.hosts[%d]", i), "got %q, want an exact host name", h)
+		}
+	}
+	for i, l := range c.Proxies {
+		if len(l) == 0 {
+			add(fmt.Sprintf("proxies[%d]", i), "no label")
+		}
+	}
+	for i, h := range c.Identity.Headers {
+		if name := strings.TrimSuffix(h, "*"); !httpguts.ValidHeaderFieldName(name) || strings.Contains(name, "*") {
+			add(fmt.Sprintf("identity.headers[%d]", i), "got %q, want a header's name, a last * for any rest", h)
+		}
+	}
+	return out
+}
+
+func (c Config) doorProblems(add func(field, format string, args ...any)) {
+	inside := map[uint16]bool{}
+	for i, d := range c.Doors {
+		field := fmt.Sprintf("doors[%d].", i)
+		if ns, name, ok := strings.Cut(d.Gateway, "/"); !ok || ns == "" || name == "" || strings.Contains(name, "/") {
+			add(field+"gateway", "got %q, want \"namespace/name\"", d.Gateway)
+		}
+		if d.Port == 0 {
+			add(field+"port", "required: the port that the gateway's pod listens on")
+		}
+		if first, ok := inside[d.Port]; ok && first != d.InCluster {
+			add(field+"inCluster", "another door has port %d and says otherwise", d.Port)
+		}
+		inside[d.Port] = d.InCluster
+	}
+}
+
+func (d Delegate) problems(add func(field, format string, args ...any)) {
+	if d.URL != "" {
+		u, err := url.Parse(d.URL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
+			add("login.delegate.url", "got %q, want scheme, host and port: http://authservice.istio-system.svc.cluster.local:8080", d.URL)
+		}
+	}
+	if d.Timeout != 0 && (d.Timeout < 10*time.Millisecond || d.Timeout > time.Minute) {
+		add("login.delegate.timeout", "got %s, want 10ms to 1m", d.Timeout)
+	}
+	if d.SessionLife != 0 && (d.SessionLife < time.Millisecond || d.SessionLife > time.Minute) {
+		add("login.delegate.sessionLife", "got %s, want 1ms to 1m", d.SessionLife)
+	}
+	if d.SessionPath != "" && (!strings.HasPrefix(d.SessionPath, "/") || strings.ContainsAny(d.SessionPath, "#\r\n ")) {
+		add("login.delegate.sessionPath", "got %q, want a path", d.SessionPath)
+	}
+	for _, list := range []struct {
+		field string
+		names []string
+	}{{"requestHeaders", d.RequestHeaders}, {"responseHeaders", d.ResponseHeaders}} {
+		for i, h := range list.names {
+			at := fmt.Sprintf("login.delegate.%s[%d]", list.field, i)
+			switch name := strings.ToLower(h); {
+			case !httpguts.ValidHeaderFieldName(name):
+				add(at, "got %q, want a header's name", h)
+			case name == "host" || name == "content-length" || name == "transfer-encoding" || name == "connection" || name == "x-postern-passport":
+				add(at, "%s cannot be passed on", name)
+			}
+		}
+	}
+	filled := Config{Login: Login{d}}.withDefaults().Login.Delegate
+	for _, h := range [][2]string{{"userHeader", filled.UserHeader}, {"groupsHeader", filled.GroupsHeader}} {
+		field, name := h[0], h[1]
+		if name != "" && !slices.ContainsFunc(filled.ResponseHeaders, func(h string) bool { return strings.EqualFold(h, name) }) {
+			add("login.delegate."+field, "%s is not among the responseHeaders", name)
+		}
+	}
+	for i, name := range d.Cookies {
+		if strings.Trim(name, "*") == "" || strings.ContainsAny(name, "=;, ") {
+			add(fmt.Sprintf("login.delegate.cookies[%d]", i), "got %q, want a cookie's name, a last * for any rest", name)
+		}
+	}
+}

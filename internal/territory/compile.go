@@ -1,0 +1,327 @@
+package territory
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	"postern.dev/postern/internal/access"
+	"postern.dev/postern/internal/manifest"
+
+	networking "istio.io/api/networking/v1alpha3"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// claim is one VirtualService at one door, for one host.
+type claim struct {
+	id        string // "namespace/name"
+	namespace string
+	spec      *networking.VirtualService
+	kind      Kind // Model, Application, or People for any other
+	resource  access.Resource
+	sure      bool // at the door for certain
+	gateways  []string
+	routes    []route // nil unless told apart by path and method only
+	settled   bool    // routes holds all there is
+}
+
+func (c *claim) territory(host string) Territory {
+	return Territory{Kind: c.kind, Resource: c.resource, Host: host, VirtualServices: []string{c.id}, Settled: true}
+}
+
+// Compile judges every host of every door. set holds the derived objects too
+// (manifest.Set.With); an error means that the configuration or an object
+// cannot be read, and that no Map is made.
+func Compile(set *manifest.Set, cfg Config) (*Map, error) {
+	if cfg.Derive == nil {
+		return nil, errors.New("territory: no Derive given: no model could be recognised")
+	}
+	c := &compiler{set: set, cfg: cfg, kubeflow: map[string]bool{}, gateways: map[string]*networking.Gateway{}, odd: map[string]bool{}}
+	for _, ns := range cfg.Namespaces {
+		c.kubeflow[ns] = true
+	}
+	for o, g := range manifest.Of[*networking.Gateway](set) {
+		c.gateways[o.Meta.Namespace+"/"+o.Meta.Name] = g
+		if !ordinary(o) {
+			c.odd[o.Meta.Namespace+"/"+o.Meta.Name] = true
+		}
+	}
+	underived := c.readModels()
+	if err := c.readMesh(); err != nil {
+		return nil, err
+	}
+	m := &Map{doors: map[uint16]*door{}, owned: map[string]bool{}, underived: underived}
+	byPort := map[uint16][]string{}
+	for _, d := range cfg.Doors {
+		if ns, name, ok := strings.Cut(d.Gateway, "/"); !ok || ns == "" || name == "" || strings.Contains(name, "/") {
+			return nil, fmt.Errorf("door %d: gateway: got %q, want \"namespace/name\"", d.Port, d.Gateway)
+		}
+		byPort[d.Port] = append(byPort[d.Port], d.Gateway)
+	}
+	for port, gateways := range byPort {
+		m.doors[port] = c.door(gateways, m.owned)
+	}
+	return m, nil
+}
+
+type compiler struct {
+	set      *manifest.Set
+	cfg      Config
+	kubeflow map[string]bool
+	gateways map[string]*networking.Gateway
+	odd      map[string]bool     // Gateways that may be another revision's
+	models   map[string]*genuine // by "namespace/name" of the VirtualService
+	// hidden: the mesh does not export VirtualServices to every namespace by
+	// default, so one without exportTo may not reach the gateways.
+	hidden bool
+}
+
+// readMesh looks at the one setting of the mesh that decides whether gateways
+// see a VirtualService. A tenant's ConfigMap of that name is none of the mesh's.
+func (c *compiler) readMesh() error {
+	for o, cm := range manifest.Of[*corev1.ConfigMap](c.set) {
+		if o.Meta.Name != "istio" || cm.Data["mesh"] == "" || !c.kubeflow[o.Meta.Namespace] {
+			continue
+		}
+		var mesh struct {
+			Default []string `json:"defaultVirtualServiceExportTo"`
+		}
+		if err := yaml.Unmarshal([]byte(cm.Data["mesh"]), &mesh); err != nil {
+			return o.Errorf("data.mesh", "%v", err)
+		}
+		if len(mesh.Default) > 0 && !slices.Equal(mesh.Default, []string{"*"}) {
+			c.hidden = true
+		}
+	}
+	return nil
+}
+
+// door builds one port's table and notes what is not people's.
+func (c *compiler) door(gateways []string, owned map[string]bool) *door {
+	sure, maybe := c.reach(gateways)
+	claims := map[string][]*claim{}
+	for o := range c.set.Sorted() {
+		spec, ok := o.Value.(*networking.VirtualService)
+		if !ok {
+			continue
+		}
+		cl := c.claim(o, spec, sure, maybe)
+		if cl == nil {
+			continue
+		}
+		if cl.kind != People {
+			owned[cl.id] = true
+		}
+		for _, h := range hostsOf(spec, o.Meta.Namespace) {
+			claims[h] = append(claims[h], cl)
+		}
+	}
+	d := &door{exact: map[string]*vhost{}}
+	for host, cls := range claims {
+		v := c.judge(host, cls)
+		switch {
+		case host == "*":
+			d.any = v
+		case strings.HasPrefix(host, "*"):
+			d.suffixes = append(d.suffixes, v)
+		case strings.HasSuffix(host, "*"):
+			d.prefixes = append(d.prefixes, v)
+		default:
+			d.exact[host] = v
+		}
+	}
+	for _, list := range [][]*vhost{d.suffixes, d.prefixes} {
+		sort.Slice(list, func(i, j int) bool { return len(list[i].host) > len(list[j].host) })
+	}
+	return d
+}
+
+// reach tells which Gateways are at a door for certain and which may be: of
+// those configured, the ones whose servers this package understands; of all
+// others, those that select pods which the door's Gateways may select too.
+func (c *compiler) reach(gateways []string) (sure, maybe map[string]bool) {
+	sure, maybe = map[string]bool{}, map[string]bool{}
+	tls := 0
+	for _, name := range gateways {
+		if g := c.gateways[name]; g != nil && hasTLS(g) {
+			tls++
+		}
+	}
+	for _, name := range gateways {
+		g := c.gateways[name]
+		switch {
+		case g == nil: // no such Gateway: nothing is bound to it
+		case everyHost(g) && !c.odd[name] && (tls == 0 || len(gateways) == 1):
+			sure[name] = true
+		default:
+			maybe[name] = true
+		}
+	}
+	elsewhere := map[string]bool{}
+	for _, d := range c.cfg.Doors {
+		elsewhere[d.Gateway] = true
+	}
+	for name, other := range c.gateways {
+		if elsewhere[name] {
+			continue
+		}
+		for _, mine := range gateways {
+			if g := c.gateways[mine]; g == nil || overlap(g.GetSelector(), other.GetSelector()) {
+				maybe[name] = true
+			}
+		}
+	}
+	return sure, maybe
+}
+
+func hasTLS(g *networking.Gateway) bool {
+	return slices.ContainsFunc(g.GetServers(), func(s *networking.Server) bool { return s.GetTls() != nil })
+}
+
+// everyHost tells whether all servers take every host of every namespace.
+func everyHost(g *networking.Gateway) bool {
+	for _, s := range g.GetServers() {
+		if len(s.GetHosts()) != 1 || s.GetHosts()[0] != "*" && s.GetHosts()[0] != "*/*" {
+			return false
+		}
+	}
+	return len(g.GetServers()) > 0
+}
+
+// overlap tells whether one pod could bear both label sets.
+func overlap(a, b map[string]string) bool {
+	for k, v := range a {
+		if w, ok := b[k]; ok && v != w {
+			return false
+		}
+	}
+	return true
+}
+
+// claim is what a VirtualService is at a door, nil when it is not bound to it.
+func (c *compiler) claim(o *manifest.Object, spec *networking.VirtualService, sure, maybe map[string]bool) *claim {
+	ns := o.Meta.Namespace
+	cl := &claim{id: ns + "/" + o.Meta.Name, namespace: ns, spec: spec, kind: People}
+	var certain []string
+	for _, g := range gatewaysOf(spec.GetGateways(), ns) {
+		if sure[g] {
+			certain = append(certain, g)
+		}
+		if sure[g] || maybe[g] {
+			cl.gateways = append(cl.gateways, g)
+		}
+	}
+	if len(cl.gateways) == 0 || len(spec.GetHosts()) == 0 {
+		return nil
+	}
+	to := spec.GetExportTo()
+	exported := slices.Equal(to, []string{"*"}) || len(to) == 0 && !c.hidden
+	cl.sure = exported && ordinary(o) && serves(spec, certain, ns)
+	if r, ok := c.model(o, spec); ok {
+		cl.kind, cl.resource = Model, r
+	} else if c.application(o, spec) {
+		cl.kind, cl.resource = Application, access.Application(ns, o.Meta.Name)
+	}
+	cl.routes, cl.settled = c.told(cl)
+	return cl
+}
+
+// serves tells whether a VirtualService has a route for one of these Gateways.
+// Without one Istio makes no virtual host of it, and its host falls to whoever
+// has the wildcard (BuildHTTPRoutesForVirtualService and translateRoute in
+// pilot/pkg/networking/core/route/route.go).
+func serves(spec *networking.VirtualService, gateways []string, namespace string) bool {
+	if len(gateways) == 0 {
+		return false
+	}
+	for _, h := range spec.GetHttp() {
+		if len(h.GetMatch()) == 0 {
+			return true
+		}
+		for _, m := range h.GetMatch() {
+			in := gatewaysOf(m.GetGateways(), namespace)
+			here := len(m.GetGateways()) == 0 || slices.ContainsFunc(in, func(g string) bool { return slices.Contains(gateways, g) })
+			if here && m.GetPort() == 0 && len(m.GetSourceLabels()) == 0 && m.GetSourceNamespace() == "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ordinary tells whether an object has none of the marks by which Istio leaves
+// it to another revision of itself or reads it in another way.
+func ordinary(o *manifest.Object) bool {
+	if _, ok := o.Meta.Labels["istio.io/rev"]; ok {
+		return false
+	}
+	for name := range o.Meta.Annotations {
+		if strings.HasPrefix(name, "internal.istio.io/") {
+			return false
+		}
+	}
+	return true
+}
+
+// judge decides what a host is.
+func (c *compiler) judge(host string, claims []*claim) *vhost {
+	v := &vhost{host: host, fixed: Territory{Kind: People, Host: host, Settled: true, VirtualServices: ids(claims)}}
+	ours := slices.ContainsFunc(claims, func(cl *claim) bool { return cl.sure && cl.kind != People })
+	if !ours || strings.Contains(host, "*") || c.kubeflowHost(host, claims) {
+		return v
+	}
+	first := claims[0]
+	same := !slices.ContainsFunc(claims, func(cl *claim) bool { return cl.resource != first.resource })
+	switch {
+	case slices.ContainsFunc(claims, func(cl *claim) bool { return cl.namespace != first.namespace }):
+		v.fixed = refuse(host, claims, AmbiguousHost, "VirtualServices of several namespaces claim the host")
+	case severalModels(claims):
+		v.fixed = refuse(host, claims, AmbiguousHost, "several models claim the host")
+	case slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.sure }):
+		v.fixed = refuse(host, claims, AmbiguousRoute, "a VirtualService may or may not be at this door")
+	case same:
+		v.fixed = first.territory(host)
+		v.fixed.VirtualServices = ids(claims)
+	case slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.settled }):
+		v.fixed = refuse(host, claims, AmbiguousRoute, "the routes of the host are told apart by more than path and method")
+	default:
+		v.byPath = claims
+	}
+	return v
+}
+
+// kubeflowHost tells whether a host is Kubeflow's own, by configuration or
+// because an object of Kubeflow's namespaces claims it.
+func (c *compiler) kubeflowHost(host string, claims []*claim) bool {
+	return slices.ContainsFunc(c.cfg.Hosts, func(h string) bool { return strings.EqualFold(h, host) }) ||
+		slices.ContainsFunc(claims, func(cl *claim) bool { return c.kubeflow[cl.namespace] })
+}
+
+func severalModels(claims []*claim) bool {
+	var model access.Resource
+	for _, cl := range claims {
+		if cl.kind != Model {
+			continue
+		}
+		if !model.IsZero() && model != cl.resource {
+			return true
+		}
+		model = cl.resource
+	}
+	return false
+}
+
+func refuse(host string, claims []*claim, reason, detail string) Territory {
+	return Territory{Host: host, VirtualServices: ids(claims), Reason: reason, Detail: detail}
+}
+
+func ids(claims []*claim) []string {
+	var out []string
+	for _, c := range claims {
+		out = append(out, c.id)
+	}
+	return out
+}

@@ -1,0 +1,162 @@
+package territory
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"postern.dev/postern/internal/access"
+	"postern.dev/postern/internal/manifest"
+
+	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+// genuine is a VirtualService as KServe or net-istio would write it.
+type genuine struct {
+	spec  *networking.VirtualService
+	model access.Resource
+	twice bool // two InferenceServices would write it: it is neither's
+}
+
+// readModels derives what every InferenceService's VirtualServices must be.
+// Owner references are not looked at: anybody who may write a VirtualService
+// may write one with any owner.
+func (c *compiler) readModels() error {
+	derived, err := c.cfg.Derive(c.set)
+	c.models = map[string]*genuine{}
+	for _, o := range derived {
+		spec, ok := o.Value.(*networking.VirtualService)
+		if !ok {
+			continue
+		}
+		owner, ok := strings.CutPrefix(o.Derived, "InferenceService ")
+		ns, name, _ := strings.Cut(owner, "/")
+		isvc, live := c.set.Get("serving.kserve.io", "InferenceService", ns, name)
+		if !ok || !live || isvc.Meta.DeletionTimestamp != nil || ns != o.Meta.Namespace || c.kubeflow[ns] {
+			continue
+		}
+		id := ns + "/" + o.Meta.Name
+		if have := c.models[id]; have != nil {
+			have.twice = have.twice || have.model != access.Model(ns, name)
+			continue
+		}
+		c.models[id] = &genuine{spec: spec, model: access.Model(ns, name)}
+	}
+	if err != nil {
+		return fmt.Errorf("deriving the models' VirtualServices: %w", err)
+	}
+	return nil
+}
+
+// model tells whose model a VirtualService is, if it is one's.
+func (c *compiler) model(o *manifest.Object, spec *networking.VirtualService) (access.Resource, bool) {
+	want := c.models[o.Meta.Namespace+"/"+o.Meta.Name]
+	if want == nil || want.twice || !sameRouting(want.spec, spec, o.Meta.Namespace) || c.ledAway(spec, o.Meta.Namespace) {
+		return access.Resource{}, false
+	}
+	return want.model, true
+}
+
+// ledAway tells whether a Service that the routes lead to is an ExternalName:
+// the controllers make none there, and a tenant's could lead the gateway, with
+// its trusted identity, into any other part of the mesh.
+func (c *compiler) ledAway(spec *networking.VirtualService, namespace string) bool {
+	for _, r := range spec.GetHttp() {
+		for _, d := range r.GetRoute() {
+			name, own := serviceOf(d.GetDestination(), namespace)
+			if svc := c.service(namespace, name); own && svc != nil && external(svc) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sameRouting compares what decides where a request goes and as what: hosts,
+// gateways (fewer are fine), matches, destinations, mirrors, delegates,
+// rewrites, and changes of headers. Timeouts, retries, weights, CORS and faults
+// are the owner's own affair.
+func sameRouting(want, got *networking.VirtualService, namespace string) bool {
+	wantHosts, gotHosts := hostsOf(want, namespace), hostsOf(got, namespace)
+	slices.Sort(wantHosts)
+	slices.Sort(gotHosts)
+	if !slices.Equal(wantHosts, gotHosts) || len(got.GetTcp()) > 0 || len(got.GetTls()) > 0 || len(want.GetHttp()) != len(got.GetHttp()) {
+		return false
+	}
+	known := gatewaysOf(want.GetGateways(), namespace)
+	for _, g := range gatewaysOf(got.GetGateways(), namespace) {
+		if !slices.Contains(known, g) {
+			return false
+		}
+	}
+	for i := range want.GetHttp() {
+		if !sameHTTP(want.GetHttp()[i], got.GetHttp()[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameHTTP(want, got *networking.HTTPRoute) bool {
+	if got.GetDelegate() != nil || got.GetRedirect() != nil || got.GetDirectResponse() != nil ||
+		!proto.Equal(want.GetRewrite(), got.GetRewrite()) || !proto.Equal(want.GetMirror(), got.GetMirror()) ||
+		!sameHeaders(want.GetHeaders(), got.GetHeaders()) {
+		return false
+	}
+	match := slices.EqualFunc(want.GetMatch(), got.GetMatch(), func(a, b *networking.HTTPMatchRequest) bool {
+		a, b = proto.CloneOf(a), proto.CloneOf(b)
+		a.Name, b.Name, a.StatPrefix, b.StatPrefix = "", "", "", ""
+		return proto.Equal(a, b)
+	})
+	route := slices.EqualFunc(want.GetRoute(), got.GetRoute(), func(a, b *networking.HTTPRouteDestination) bool {
+		return proto.Equal(a.GetDestination(), b.GetDestination()) && sameHeaders(a.GetHeaders(), b.GetHeaders())
+	})
+	mirrors := slices.EqualFunc(want.GetMirrors(), got.GetMirrors(), func(a, b *networking.HTTPMirrorPolicy) bool {
+		return proto.Equal(a.GetDestination(), b.GetDestination())
+	})
+	return match && route && mirrors
+}
+
+// sameHeaders compares the changes made to a request's headers. The Host must
+// be rewritten exactly as derived. The headers that tell KServe and Knative
+// which model and revision is meant differ from version to version and may
+// differ here; any other change that is not derived is none of theirs, such as
+// one that sets an identity header or a passport.
+func sameHeaders(want, got *networking.Headers) bool {
+	return slices.Equal(operations(want), operations(got))
+}
+
+// operations are the changes to a request's headers, but for the versioned ones.
+// Every one counts: Host and :authority may both be set, and are the same header.
+func operations(h *networking.Headers) []string {
+	var out []string
+	add := func(op, name, value string) {
+		name = strings.ToLower(name)
+		if name == ":authority" {
+			name = "host" // Istio takes both for the authority
+		}
+		if !versioned(name) {
+			out = append(out, op+" "+name+": "+value)
+		}
+	}
+	for name, value := range h.GetRequest().GetSet() {
+		add("set", name, value)
+	}
+	for name, value := range h.GetRequest().GetAdd() {
+		add("add", name, value)
+	}
+	for _, name := range h.GetRequest().GetRemove() {
+		add("remove", name, "")
+	}
+	slices.Sort(out)
+	return out
+}
+
+func versioned(name string) bool {
+	switch name {
+	case "kserve-isvc-name", "kserve-isvc-namespace", "k-network-hash", "knative-serving-namespace", "knative-serving-revision":
+		return true
+	}
+	return false
+}
