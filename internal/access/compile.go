@@ -179,7 +179,7 @@ func (c *compiler) bind(order int, p pending) {
 // open notes the rules that matter to Bound.
 func (s *scope) open(rules []rbacv1.PolicyRule) {
 	for i, rule := range rules {
-		ours := slices.ContainsFunc([]string{Predict, PredictUnproven, Call, CallUnproven}, func(v string) bool { return oneOf(rule.Verbs, v) })
+		ours := slices.ContainsFunc([]string{Predict, PredictUnproven, Call, CallUnproven}, func(v string) bool { return slices.Contains(rule.Verbs, v) })
 		group := oneOf(rule.APIGroups, "serving.kserve.io") || oneOf(rule.APIGroups, "networking.istio.io")
 		if !ours || !group || slices.ContainsFunc(s.opened, func(have *rbacv1.PolicyRule) bool { return equalRule(*have, rule) }) {
 			continue

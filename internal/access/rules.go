@@ -59,8 +59,11 @@ func (r *Rules) May(c Caller, verb string, res Resource) Decision {
 
 // Bound tells whether somebody is given access to r at all: whether any rule
 // that a subject other than group system:masters holds allows one of predict,
-// call, predict-unproven and call-unproven on it. An object that is not bound
-// stays where it was, behind login.
+// call, predict-unproven and call-unproven on it, and names one of these verbs.
+// A rule with "*" for its verbs binds nothing: every cluster has administrators
+// who may do everything to everything (kubeadm binds group
+// kubeadm:cluster-admins to cluster-admin since 1.29), and that says nothing
+// about a model. An object that is not bound stays where it was, behind login.
 func (r *Rules) Bound(res Resource) bool {
 	proven, unproven := res.verbs()
 	if r == nil || proven == "" {
