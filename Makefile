@@ -49,6 +49,10 @@ chromium:
 	{ command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	{ echo "no Chromium, and it could not be installed: install the package chromium" >&2; exit 1; }
 
+translators: ## build every Istio line and write anew what they make of the bundled story
+	sh translator/test.sh
+	$(MAKE) translations
+
 translations: ## write anew what Istio makes of the bundled story (examples/story/translated)
 	POSTERN_UPDATE=1 $(GO) test -tags e2e ./e2e/story -run TestTranslations
 

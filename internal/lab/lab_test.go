@@ -2,10 +2,12 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -197,6 +199,76 @@ func TestForgedHeadersAreGoneAtTheBackend(t *testing.T) {
 	}
 	if last.Get("X-Postern-Caller") != "postern:pod:default:default" || last.Get("Cookie") != "theme=dark" {
 		t.Errorf("got caller %q and cookie %q", last.Get("X-Postern-Caller"), last.Get("Cookie"))
+	}
+}
+
+func TestPeople(t *testing.T) {
+	s := start(t, storyConfig(t))
+	outside := s.Doors()[0].URL
+	cookies, err := LogIn(context.Background(), outside, "user@example.com", "12341234")
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := http.Header{"Cookie": {cookies[0].Name + "=" + cookies[0].Value}}
+	for _, c := range cookies {
+		if c.Secure || strings.HasPrefix(c.Name, "__Host-") {
+			t.Errorf("cookie %s cannot be set on plain http", c.Name)
+		}
+	}
+	if _, err := LogIn(context.Background(), outside, "user@example.com", "wrong"); err == nil {
+		t.Error("a wrong password logs in")
+	}
+	if status, body, _ := s.do(t, call{url: outside + "/jupyter/notebooks", header: session}); status != 503 || !strings.Contains(body, "jupyter-web-app") {
+		t.Errorf("jupyter: got %d %s, want 503 by name", status, body)
+	}
+	for _, test := range []struct {
+		name   string
+		header http.Header
+		want   int
+	}{
+		{"a session calls the owner's model", http.Header{}, 200},
+		{"as the same site's page", http.Header{"Sec-Fetch-Site": {"same-origin"}, "Origin": {outside}}, 200},
+		{"as another site's page", http.Header{"Sec-Fetch-Site": {"cross-site"}, "Origin": {"https://evil.example"}}, 403},
+	} {
+		header := http.Header{"Cookie": session["Cookie"], "Content-Type": {"application/json"}}
+		for k, v := range test.header {
+			header[k] = v
+		}
+		status, body, _ := s.do(t, call{method: "POST", url: outside + "/v1/models/sklearn-iris:predict", host: "sklearn-iris.kserve-test.example.com", body: instances, header: header})
+		if status != test.want {
+			t.Errorf("%s: got %d %s, want %d", test.name, status, body, test.want)
+		}
+	}
+	if status, _, _ := s.do(t, call{method: "POST", url: outside + "/v1/models/fraud:predict", host: "fraud.team-b.example.com", body: instances, header: session}); status != 200 {
+		t.Errorf("a model nobody is bound to stays behind login: got %d with a session, want 200", status)
+	}
+	status, _, _ := s.do(t, call{method: "POST", url: outside + "/authservice/logout", header: http.Header{"Cookie": session["Cookie"], "Sec-Fetch-Site": {"same-origin"}}})
+	if status >= 400 {
+		t.Errorf("logout: got %d", status)
+	}
+	if status, _, _ := s.do(t, call{url: outside + "/", header: session}); status != 302 {
+		t.Errorf("after logging out the session opens the dashboard: got %d, want 302", status)
+	}
+}
+
+func TestAModelMayBeServedElsewhere(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "served elsewhere: %s", r.URL.Path)
+	}))
+	defer elsewhere.Close()
+	c := storyConfig(t)
+	load := c.Load
+	c.Load = func() (*manifest.Set, error) {
+		set, err := load()
+		if err == nil {
+			o, _, _ := manifest.Find[*manifest.InferenceService](set, "kserve-test", "sklearn-iris")
+			o.Meta.Annotations = map[string]string{ServerAnnotation: elsewhere.URL}
+		}
+		return set, err
+	}
+	s := start(t, c)
+	if status, body, _ := s.do(t, call{pod: "default/myapp-pod", url: iris + "/v1/models"}); status != 200 || body != "served elsewhere: /v1/models" {
+		t.Errorf("got %d %s", status, body)
 	}
 }
 

@@ -88,8 +88,11 @@ func (k kind) decode(o *Object, doc *yaml.Node) (warnings, errs []error) {
 		m := k.spec()
 		o.Value = m
 		c.istio(doc, m)
-		if len(c.unknown) > 0 && !k.keepUnknown {
+		if !k.keepUnknown {
 			return nil, append(c.errs, c.unknown...)
+		}
+		for _, err := range c.unknown {
+			err.(*Error).Msg += ": Istio ignores it"
 		}
 	}
 	return c.unknown, c.errs
