@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/envoy"
+	"postern.dev/postern/internal/lab/network"
 )
 
 // Config is what the gateway needs from the system around it.
@@ -64,7 +65,14 @@ func (g *Gateway) Swap(p *envoy.Proxy) {
 		return g.config.Dial(ctx, clusterOf(host))
 	}
 	r := &running{proxy: p, authorize: newAuthorizers(dial)}
-	r.transport = &http.Transport{DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute}
+	http1 := func(ctx context.Context, proto, addr string) (net.Conn, error) {
+		c, err := dial(ctx, proto, addr)
+		if err != nil {
+			return nil, err
+		}
+		return network.ForHTTP1(c), nil
+	}
+	r.transport = &http.Transport{DialContext: http1, DisableCompression: true, MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute}
 	h2 := new(http.Protocols)
 	h2.SetUnencryptedHTTP2(true)
 	r.h2c = &http.Transport{DialContext: dial, DisableCompression: true, Protocols: h2}
@@ -212,6 +220,7 @@ func (g *Gateway) forward(w http.ResponseWriter, req *http.Request, r *running, 
 		defer cancel()
 		req = req.WithContext(ctx)
 	}
+	req = req.WithContext(network.WithBegin(req.Context()))
 	transport := r.transport
 	if ct := req.Header.Get("Content-Type"); req.ProtoMajor == 2 && strings.HasPrefix(ct, "application/grpc") {
 		transport = r.h2c

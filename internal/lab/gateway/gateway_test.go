@@ -62,7 +62,9 @@ func start(t *testing.T, upstream, authorizer http.Handler) *httptest.Server {
 	return front
 }
 
-func allow(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Kubeflow-Userid", "u@example.com") }
+func allow(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Kubeflow-Userid", "u@example.com")
+}
 
 func TestRequestArrivesAsTheEngineSays(t *testing.T) {
 	var got *http.Request
@@ -136,7 +138,7 @@ func TestRefusals(t *testing.T) {
 		{"GET /ok HTTP/1.0\r\nHost: a\r\n\r\n", 426},
 		{"GET ok HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		{"GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", 400},
-		{"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400}, // Envoy would pass it on; net/http does not read it
+		{"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400},  // Envoy would pass it on; net/http does not read it
 		{"GET //%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400}, // net/http cannot send it on as it is
 		{"GET /ok HTTP/1.1\r\n\r\n", 400},
 		{"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n", 504},

@@ -1,7 +1,7 @@
 // Package network is the pods' network inside `postern up`: connections that
 // carry a pod's address without any address being configured on the machine.
 //
-// In memory, a connection is a pair of pipes whose ends report the addresses
+// In memory, a connection is a pair of buffers whose ends report the addresses
 // they stand for: nobody outside the process can reach a pod, or pretend to be
 // one. On loopback, used with a real Envoy, pods are addresses of 127.0.0.0/8
 // and connections are TCP.
@@ -63,25 +63,16 @@ func (n *Network) Dial(ctx context.Context, from netip.Addr, to netip.AddrPort) 
 	if l == nil {
 		return nil, fail(syscall.ECONNREFUSED)
 	}
-	client, server := net.Pipe()
+	client, server := newPipe(src, to)
 	select {
-	case l.conns <- conn{server, to, src}:
-		return conn{client, src, to}, nil
+	case l.conns <- server:
+		return client, nil
 	case <-l.closed:
 		return nil, fail(syscall.ECONNREFUSED)
 	case <-ctx.Done():
 		return nil, fail(ctx.Err())
 	}
 }
-
-// conn is one end of an in-memory connection.
-type conn struct {
-	net.Conn
-	local, remote netip.AddrPort
-}
-
-func (c conn) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(c.local) }
-func (c conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
 
 type listener struct {
 	network *Network

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
+	"net/http"
 	"net/netip"
 	"runtime"
 	"syscall"
 	"testing"
+
+	"golang.org/x/net/nettest"
 )
 
 func TestConnectionsCarryPodAddresses(t *testing.T) {
@@ -62,3 +66,64 @@ func TestConnectionsCarryPodAddresses(t *testing.T) {
 		})
 	}
 }
+
+// An in-memory connection keeps the rules of net.Conn.
+func TestConn(t *testing.T) {
+	a, b := netip.MustParseAddrPort("10.244.0.7:40000"), netip.MustParseAddrPort("10.244.0.9:8080")
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		c1, c2 = newPipe(a, b)
+		return c1, c2, func() { c1.Close(); c2.Close() }, nil
+	})
+}
+
+// A peer that answers and closes without reading does not fail the writer, and
+// its answer can still be read.
+func TestAnAnswerBeforeTheRequestIsRead(t *testing.T) {
+	client, server := newPipe(netip.MustParseAddrPort("10.244.0.7:40000"), netip.MustParseAddrPort("10.244.0.9:8080"))
+	if _, err := io.WriteString(client, "request and body"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(server, "answer"); err != nil {
+		t.Fatal(err)
+	}
+	server.Close()
+	got, err := io.ReadAll(client)
+	if string(got) != "answer" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := io.WriteString(client, "more"); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("writing to a closed peer: got %v, want a broken pipe", err)
+	}
+}
+
+// A large request that is refused early gets the refusal, every time.
+func TestForHTTP1DeliversAnEarlyAnswer(t *testing.T) {
+	n := &Network{}
+	from, to := netip.MustParseAddr("10.244.0.7"), netip.MustParseAddrPort("10.244.0.9:8080")
+	l, err := n.Listen(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusUnauthorized) })}
+	done := make(chan struct{})
+	go func() { _ = server.Serve(l); close(done) }()
+	defer func() { server.Close(); <-done }()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := n.Dial(ctx, from, to)
+		return ForHTTP1(c), err
+	}}}
+	for range 20 {
+		resp, err := client.Post("http://pod/", "application/json", io.LimitReader(zeros{}, 4<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusUnauthorized {
+			t.Fatalf("got %d", resp.StatusCode)
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"postern.dev/postern/internal/lab/network"
 )
 
 // Dial connects from a pod to "host:port", resolving the name as the pod would.
@@ -41,7 +43,11 @@ func New(dial Dial) *Proxy {
 	p.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			pod, _ := ctx.Value(podKey{}).(string)
-			return dial(ctx, pod, addr)
+			c, err := dial(ctx, pod, addr)
+			if err != nil {
+				return nil, err
+			}
+			return network.ForHTTP1(c), nil
 		},
 		// A connection belongs to one pod: none is kept for the next request.
 		DisableKeepAlives: true, DisableCompression: true, ResponseHeaderTimeout: 10 * time.Minute,
