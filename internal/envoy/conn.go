@@ -77,7 +77,7 @@ type stream struct {
 // x-envoy-* headers that a request from outside may not carry
 // (ConnectionManagerUtility::cleanInternalHeaders).
 var internalHeaders = []string{
-	"x-envoy-internal", "x-envoy-decorator-operation", "x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node", "x-envoy-original-path",
+	"x-envoy-internal", "x-envoy-decorator-operation", "x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node", "x-envoy-original-path", "x-envoy-original-host",
 	"x-envoy-retriable-header-names", "x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-upstream-alt-stat-name",
 	"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-rq-timeout-alt-response",
 	"x-envoy-expected-rq-timeout-ms", "x-envoy-force-trace", "x-envoy-ip-tags", "x-envoy-original-url", "x-envoy-retriable-status-codes", "x-envoy-hedge-on-per-try-timeout",
@@ -89,8 +89,11 @@ func (c *connManager) accept(req Request, s *stream) *Outcome {
 	if len(c.unmodelled) > 0 {
 		return unknown(strings.Join(c.unmodelled, ", "))
 	}
+	if !validTarget(req.Path) {
+		return s.local(400, "Bad Request", "http1.codec_error")
+	}
 	if !validAuthority(req.Authority) {
-		return s.local(400, "", "invalid_authority")
+		return s.local(400, "Bad Request", "http1.codec_error")
 	}
 	if req.Method == "CONNECT" {
 		return unknown("method CONNECT")
@@ -116,29 +119,18 @@ func (c *connManager) accept(req Request, s *stream) *Outcome {
 	return c.headers(s)
 }
 
-// combine joins what Envoy keeps in one field: it joins repeated cookies with
-// "; " and repeated well-known headers with ",".
+// combine joins what Envoy keeps in one field.
 func combine(in Headers) Headers {
 	out := make(Headers, 0, len(in)+8)
-	at := map[string]int{}
 	for _, h := range in {
-		sep, inline := inlineHeaders[h.Name]
-		if i, seen := at[h.Name]; seen && inline {
-			out[i].Value += sep + h.Value
-			continue
-		}
-		at[h.Name] = len(out)
-		out = append(out, h)
+		out.Add(h.Name, h.Value)
 	}
 	return out
 }
 
-// inlineHeaders are the headers that Envoy's header map keeps as one value
-// (INLINE_REQ_HEADERS), with what joins a repetition.
-var inlineHeaders = map[string]string{
-	"cookie": "; ", "x-forwarded-for": ",", "x-forwarded-proto": ",", "x-request-id": ",", "user-agent": ",",
-	"content-type": ",", "authorization": ",", "accept": ",", "via": ",", "grpc-timeout": ",", "referer": ",", "origin": ",",
-}
+// The addresses Envoy takes for its own machine (Network::Utility::isLoopbackAddress):
+// not the rest of 127.0.0.0/8. For them x-forwarded-for shows Envoy's own address.
+var localhost4, localhost6 = netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
 
 func (c *connManager) headers(s *stream) *Outcome {
 	h := &s.headers
@@ -148,22 +140,29 @@ func (c *connManager) headers(s *stream) *Outcome {
 		}
 		s.upgrade = up
 	} else {
+		h.removeNominated()
 		h.Remove("connection")
 		h.Remove("upgrade")
 		h.Remove("http2-settings")
 	}
-	if te, ok := h.Get("te"); ok && te != "trailers" {
+	if te, ok := h.Get("te"); ok { // ConnectionManagerUtility::sanitizeTEHeader
 		h.Remove("te")
+		if slices.ContainsFunc(strings.Split(te, ","), func(t string) bool { return strings.EqualFold(strings.TrimSpace(t), "trailers") }) {
+			h.Add("te", "trailers")
+		}
 	}
-	for _, name := range []string{"keep-alive", "proxy-connection", "transfer-encoding", "expect"} {
+	for _, name := range []string{"keep-alive", "proxy-connection", "transfer-encoding"} {
 		h.Remove(name)
+	}
+	if expect, _ := h.Get("expect"); strings.EqualFold(expect, "100-continue") {
+		h.Remove("expect") // answered here
 	}
 	if !c.useRemoteAddress {
 		return unknown("HttpConnectionManager.use_remote_address=false")
 	}
 	peer := s.source.Addr().Unmap()
 	shown := peer
-	if peer.IsLoopback() {
+	if peer == localhost4 || peer == localhost6 {
 		shown = s.destination.Addr().Unmap()
 	}
 	if xff, ok := h.Get("x-forwarded-for"); ok && xff != "" {
@@ -181,6 +180,21 @@ func (c *connManager) headers(s *stream) *Outcome {
 	return nil
 }
 
+// removeNominated removes the headers that Connection names (RFC 9110, 7.6.1;
+// Envoy's Utility::sanitizeConnectionHeader), before any filter sees them: what a
+// filter adds later, a client cannot take away.
+func (h *Headers) removeNominated() {
+	connection, ok := h.Get("connection")
+	if !ok {
+		return
+	}
+	for _, name := range strings.Split(strings.ToLower(connection), ",") {
+		if name = strings.TrimSpace(name); name != "" && name != "close" && name != "te" {
+			h.Remove(name)
+		}
+	}
+}
+
 func upgradeOf(h Headers) (string, bool) {
 	connection, _ := h.Get("connection")
 	upgrade, ok := h.Get("upgrade")
@@ -192,6 +206,20 @@ func upgradeOf(h Headers) (string, bool) {
 		return "", false
 	}
 	return strings.ToLower(upgrade), true
+}
+
+// validTarget is what Envoy's HTTP/1 codec (Balsa) takes for a path: printable
+// ASCII from a leading slash on.
+func validTarget(path string) bool {
+	if path == "" || path[0] != '/' {
+		return false
+	}
+	for i := range len(path) {
+		if path[i] <= ' ' || path[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 // validAuthority is nghttp2's check of :authority (HeaderUtility::authorityIsValid).

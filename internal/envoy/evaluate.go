@@ -77,7 +77,7 @@ func compileListener(l *listenerv3.Listener, tables map[string]*routeTable, clus
 		return c, nil
 	}
 	chain := l.FilterChains[0]
-	if extra := fieldsBut(chain, "filters", "name"); len(extra) > 0 {
+	if extra := fieldsBut(chain, "filters", "name", "transport_socket_connect_timeout"); len(extra) > 0 {
 		c.unknown = strings.Join(extra, ", ")
 		return c, nil
 	}
@@ -310,8 +310,14 @@ func (rt *route) forward(s *stream) *Outcome {
 		s.headers.Set("x-envoy-original-path", s.path)
 		s.path = rt.action.prefixRewrite + s.path[len(rt.action.prefix):]
 	}
-	if rt.action.timeout > 0 {
-		s.headers.Set("x-envoy-expected-rq-timeout-ms", strconv.FormatInt(rt.action.timeout.Milliseconds(), 10))
+	if _, limited := s.headers.Get("grpc-timeout"); limited && s.grpc() && rt.action.grpcTimeouts {
+		return unknown("the request's grpc-timeout")
+	}
+	if ms := strconv.FormatInt(rt.action.timeout.Milliseconds(), 10); rt.action.timeout > 0 {
+		s.headers.Set("x-envoy-expected-rq-timeout-ms", ms)
+		if s.grpc() { // Grpc::Common::toGrpcTimeout
+			s.headers.Set("grpc-timeout", ms+"m")
+		}
 	}
 	s.trace.add(Step{Stage: "router", Text: fmt.Sprintf("%s http://%s%s to %s", s.method, s.authority, s.path, rt.action.cluster), Object: rt.info.Object()})
 	return &Outcome{Kind: Forward, Cluster: rt.action.cluster, Timeout: rt.action.timeout, Upgrade: s.upgrade, Response: s.response,
@@ -324,10 +330,10 @@ func unknown(why string) *Outcome { return &Outcome{Kind: Unknown, Reason: why} 
 // the status in grpc-status (Http::Utility::sendLocalReply).
 func (s *stream) local(status int, body, details string) *Outcome {
 	o := &Outcome{Kind: Local, Reason: details, Status: status, Body: body}
-	if ct, _ := s.headers.Get("content-type"); ct == "application/grpc" || strings.HasPrefix(ct, "application/grpc+") || strings.HasPrefix(ct, "application/grpc;") {
+	if s.grpc() {
 		o.Status, o.Body = 200, ""
-		o.Headers = Headers{{"content-type", "application/grpc"}, {"grpc-status", strconv.Itoa(grpcStatus(status))}}
-		if body != "" {
+		o.Headers = Headers{{"content-type", "application/grpc"}, {"grpc-status", strconv.Itoa(grpcStatus(status))}, {"content-length", "0"}}
+		if body != "" && s.method != "HEAD" {
 			o.Headers.Add("grpc-message", body)
 		}
 		return o
@@ -337,6 +343,12 @@ func (s *stream) local(status int, body, details string) *Outcome {
 		o.Headers.Add("content-type", "text/plain")
 	}
 	return o
+}
+
+// grpc is whether the request is gRPC (Grpc::Common::hasGrpcContentType).
+func (s *stream) grpc() bool {
+	ct, _ := s.headers.Get("content-type")
+	return ct == "application/grpc" || strings.HasPrefix(ct, "application/grpc+") || strings.HasPrefix(ct, "application/grpc;")
 }
 
 // grpcStatus is the mapping of https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md,

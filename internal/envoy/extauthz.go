@@ -159,9 +159,12 @@ func (f *extAuthz) disabledByRoute(s *stream) (skip bool, unknown string) {
 func (f *extAuthz) httpCheck(s *stream) *Upstream {
 	u := &Upstream{Method: s.method, Authority: s.authority, Path: f.pathPrefix + s.path}
 	u.Headers.Add("content-length", "0")
-	for _, h := range s.headers {
-		if h.Name == "authorization" || h.Name != "content-length" && matchesAny(f.allowed, h.Name) {
-			u.Headers = append(u.Headers, h)
+	seen := map[string]bool{"content-length": true}
+	for _, h := range s.headers { // the check's headers are a map: repeated values are joined
+		if !seen[h.Name] && (h.Name == "authorization" || matchesAny(f.allowed, h.Name)) {
+			seen[h.Name] = true
+			value, _ := s.headers.Get(h.Name)
+			u.Headers = append(u.Headers, Header{h.Name, value})
 		}
 	}
 	u.Headers.Add("x-envoy-internal", "true")
@@ -216,7 +219,8 @@ func (f *extAuthz) httpAnswer(s *stream, a Answer) *Outcome {
 	return f.allow(s, change)
 }
 
-// grpcCheck is the CheckRequest (CheckRequestUtils::createHttpCheck).
+// grpcCheck is the CheckRequest (CheckRequestUtils::createHttpCheck). Its size is
+// what has arrived of the body, nothing yet.
 func (f *extAuthz) grpcCheck(s *stream) *authv3.CheckRequest {
 	headers := map[string]string{":authority": s.authority, ":method": s.method, ":path": s.path, ":scheme": "http"}
 	for _, h := range s.headers {
@@ -226,18 +230,12 @@ func (f *extAuthz) grpcCheck(s *stream) *authv3.CheckRequest {
 			headers[h.Name] = h.Value
 		}
 	}
-	size := int64(-1)
-	if cl, ok := s.headers.Get("content-length"); ok {
-		if n, err := strconv.ParseInt(cl, 10, 64); err == nil {
-			size = n
-		}
-	}
 	attrs := &authv3.AttributeContext{
 		Source:      peerOf(s.source.Addr().Unmap().String(), s.source.Port()),
 		Destination: peerOf(s.destination.Addr().Unmap().String(), s.destination.Port()),
 		Request: &authv3.AttributeContext_Request{
 			Time: timestamppb.New(s.env.Now),
-			Http: &authv3.AttributeContext_HttpRequest{Method: s.method, Headers: headers, Path: s.path, Host: s.authority, Scheme: "http", Size: size, Protocol: s.protocol},
+			Http: &authv3.AttributeContext_HttpRequest{Method: s.method, Headers: headers, Path: s.path, Host: s.authority, Scheme: "http", Protocol: s.protocol},
 		},
 		MetadataContext:      &corev3.Metadata{},
 		RouteMetadataContext: &corev3.Metadata{},
@@ -340,9 +338,19 @@ func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
 func (f *extAuthz) refuse(s *stream, status int, headers Headers, body string) *Outcome {
 	s.trace.add(Step{Stage: f.name, Text: fmt.Sprintf("refused by %s with %d", f.cluster, status)})
 	o := s.local(status, body, "ext_authz_denied")
-	for _, h := range headers {
-		o.Headers.Remove(h.Name)
+	_, grpc := o.Headers.Get("grpc-status")
+	own := func(name string) bool { // what the local reply decides by itself (Http::Utility::prepareLocalReply)
+		return grpc && (name == "content-type" || name == "content-length") || body == "" && name == "content-type"
 	}
-	o.Headers = append(o.Headers, headers...)
+	for _, h := range headers {
+		if !own(h.Name) {
+			o.Headers.Remove(h.Name)
+		}
+	}
+	for _, h := range headers {
+		if !own(h.Name) {
+			o.Headers.Add(h.Name, h.Value)
+		}
+	}
 	return o
 }

@@ -99,25 +99,50 @@ func compileHeader(m *routev3.HeaderMatcher) (headerMatcher, error) {
 	return h, nil
 }
 
-// test follows HeaderUtility::matchHeaders: an absent header fails a value
-// match, inverted or not, unless it is to be treated as empty.
+// test: a value match holds when it holds for one of the header's values, an
+// inverted one when it holds for none. An absent header fails both, unless it is
+// to be treated as empty; then it also counts as present. So it is in Envoy 1.40,
+// for routes and RBAC; before the fix of CVE-2026-26308 RBAC matched the values
+// joined by commas.
 func (h headerMatcher) test(s *stream) truth {
 	if h.unmodelled != "" {
 		s.unknown = h.unmodelled
 		return maybe
 	}
-	value, found := s.header(h.name)
 	if h.present {
-		return truthOf((found == h.wantPresent) != h.invert)
+		_, found := s.header(h.name)
+		return truthOf((found || h.missingEmpty) == h.wantPresent != h.invert)
 	}
-	if !found && !h.missingEmpty {
-		return no
+	t, found := no, false
+	s.values(h.name, func(value string) {
+		found = true
+		t = max(t, h.value.test(s, value))
+	})
+	if !found {
+		if !h.missingEmpty {
+			return no
+		}
+		t = h.value.test(s, "")
 	}
-	t := h.value.test(s, value)
 	if h.invert {
 		return t.not()
 	}
 	return t
+}
+
+// values yields each value of a name, pseudo headers included.
+func (s *stream) values(name string, yield func(string)) {
+	if strings.HasPrefix(name, ":") || name == "host" {
+		if v, ok := s.header(name); ok {
+			yield(v)
+		}
+		return
+	}
+	for _, f := range s.headers {
+		if f.Name == name {
+			yield(f.Value)
+		}
+	}
 }
 
 // header looks a name up, pseudo headers included.

@@ -13,6 +13,7 @@ func normalizePath(path string) (string, bool) {
 	if path == "" || path[0] != '/' {
 		return "", false
 	}
+	path = withoutDotParameters(path)
 	out := make([]byte, 0, len(path)+8)
 	for i := 0; i < len(path); {
 		if c := path[i]; c == '/' || c == '\\' {
@@ -42,37 +43,44 @@ func normalizePath(path string) (string, bool) {
 	return string(out), true
 }
 
+// withoutDotParameters turns "/..;a=b/" into "/../" and "/.;/" into "/./": only
+// with literal slash and dots, and up to the next literal slash.
+func withoutDotParameters(path string) string {
+	if !strings.Contains(path, ".;") {
+		return path
+	}
+	var b strings.Builder
+	for path != "" {
+		at := strings.IndexByte(path[1:], '/') + 1
+		if at == 0 {
+			at = len(path)
+		}
+		segment := path[:at] // begins with a slash
+		if name, _, ok := strings.Cut(segment, ";"); ok && (name == "/." || name == "/..") {
+			segment = name
+		}
+		b.WriteString(segment)
+		path = path[at:]
+	}
+	return b.String()
+}
+
 // dotSegment reports whether s starts with a segment that is one or two dots,
-// and where that segment ends. A dot may be written %2e; literal dots may be
-// followed by parameters ("..;a=b").
+// and where that segment ends. A dot may be written %2e.
 func dotSegment(s string) (dots, end int) {
-	literal := true
-	for dots < 2 {
-		switch {
-		case strings.HasPrefix(s[end:], "."):
+	for {
+		switch rest := s[end:]; {
+		case dots > 0 && (rest == "" || rest[0] == '/' || rest[0] == '\\'):
+			return dots, end
+		case dots < 2 && strings.HasPrefix(rest, "."):
 			end++
-		case len(s) >= end+3 && strings.EqualFold(s[end:end+3], "%2e"):
+		case dots < 2 && len(rest) >= 3 && strings.EqualFold(rest[:3], "%2e"):
 			end += 3
-			literal = false
 		default:
-			goto counted
+			return 0, 0
 		}
 		dots++
 	}
-counted:
-	if dots == 0 {
-		return 0, 0
-	}
-	if end == len(s) || s[end] == '/' || s[end] == '\\' {
-		return dots, end
-	}
-	if s[end] == ';' && literal {
-		for end < len(s) && s[end] != '/' && s[end] != '\\' {
-			end++
-		}
-		return dots, end
-	}
-	return 0, 0
 }
 
 // backUp removes the last segment of out, which ends with a slash.

@@ -49,6 +49,7 @@ func TestNormalizePath(t *testing.T) {
 		{"/a/..%3b/b", "/a/..%3b/b"},
 		{"/a/..,/b", "/a/..,/b"},
 		{"/a/b/c;/..;d/../e", "/a/e"},
+		{`/de/\.;/x`, "/de//.;/x"},
 	}
 	for _, test := range tests {
 		got, ok := normalizePath(test.in)

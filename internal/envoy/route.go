@@ -57,7 +57,7 @@ type action struct {
 	prefix        string // the matched prefix, replaced by prefixRewrite
 	prefixRewrite string
 	timeout       time.Duration
-	hasTimeout    bool
+	grpcTimeouts  bool // the request's grpc-timeout changes the time-out
 }
 
 func compileRoutes(rc *routev3.RouteConfiguration) (*routeTable, error) {
@@ -168,6 +168,7 @@ func compileRoute(r *routev3.Route, vh *virtualHost) (*route, error) {
 			"retry_policy", "max_grpc_timeout", "max_stream_duration", "cluster_not_found_response_code")...)
 		c.action = &action{cluster: a.GetCluster(), hostRewrite: a.GetHostRewriteLiteral(), prefixRewrite: a.PrefixRewrite,
 			prefix: r.Match.GetPrefix() + r.Match.GetPath() + r.Match.GetPathSeparatedPrefix(), timeout: 15 * time.Second}
+		c.action.grpcTimeouts = a.MaxGrpcTimeout != nil || a.MaxStreamDuration.GetGrpcTimeoutHeaderMax() != nil //nolint:staticcheck // what Istio writes
 		if a.Timeout != nil {
 			c.action.timeout = a.Timeout.AsDuration()
 		}

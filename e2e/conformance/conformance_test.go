@@ -1,0 +1,435 @@
+//go:build e2e
+
+package conformance
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/protobuf/proto"
+
+	"postern.dev/postern/internal/envoy"
+	"postern.dev/postern/internal/lab/realenvoy"
+)
+
+// budget is how many requests each configuration gets: POSTERN_CONFORMANCE_N in
+// all, by default what fits beside the other tests.
+func budget(t *testing.T, configurations int) int {
+	n := 60_000
+	if text := os.Getenv("POSTERN_CONFORMANCE_N"); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("POSTERN_CONFORMANCE_N: %v", err)
+		}
+	}
+	return max(1, n/configurations)
+}
+
+func TestConformance(t *testing.T) {
+	all := configurations(t)
+	n := budget(t, len(all))
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("POSTERN_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("POSTERN_SEED: %v", err)
+		}
+	}
+	for i, c := range all {
+		t.Run(c.name, func(t *testing.T) { run(t, c, n, seed, byte(i+1)) })
+	}
+}
+
+type configuration struct {
+	name      string
+	resources envoy.Resources
+}
+
+// configurations are the story's four states and the goldens of the corpus.
+func configurations(t *testing.T) []configuration {
+	t.Helper()
+	var out []configuration
+	files, err := filepath.Glob("../../examples/story/translated/*.json")
+	if err != nil || len(files) != 4 {
+		t.Fatalf("got %d committed translations, %v; want 4", len(files), err)
+	}
+	for _, f := range files {
+		var entry struct {
+			Output struct {
+				Proxies []struct {
+					Listeners, Routes, Clusters []json.RawMessage
+				}
+			}
+		}
+		readJSON(t, f, &entry)
+		p := entry.Output.Proxies[0]
+		out = append(out, configuration{"story-" + strings.TrimSuffix(filepath.Base(f), ".json"), parse(t, p.Listeners, p.Routes, p.Clusters)})
+	}
+	const corpus = "../../../shared/corpus"
+	if _, err := os.Stat(corpus); err != nil {
+		t.Logf("the corpus of Kubeflow releases is absent, only the story's configurations are compared: %v", err)
+		return out
+	}
+	// Lines whose filters the engine models whole.
+	for _, f := range []string{"v1.8.1-shared/translated/istio-1.17.5-ingressgateway.json", "v1.8.1-shared-blogfix/translated/istio-1.17.5-ingressgateway.json",
+		"v1.8.1-shared/translated/istio-1.17.5-cluster-local-gateway.json", "v1.6.1/translated/istio-1.14.1-ingressgateway.json", "v1.6.1/translated/istio-1.14.1-cluster-local-gateway.json"} {
+		var golden struct {
+			Listeners, Routes []json.RawMessage
+			Clusters          []string
+		}
+		readJSON(t, filepath.Join(corpus, f), &golden)
+		r := parse(t, golden.Listeners, golden.Routes, nil)
+		for _, name := range golden.Clusters {
+			r.Clusters = append(r.Clusters, &clusterv3.Cluster{Name: name})
+		}
+		out = append(out, configuration{strings.ReplaceAll(strings.TrimSuffix(f, ".json"), "/translated/", "-"), r})
+	}
+	return out
+}
+
+func readJSON(t *testing.T, file string, into any) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(data, into)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+}
+
+func parse(t *testing.T, listeners, routes, clusters []json.RawMessage) envoy.Resources {
+	t.Helper()
+	r, err := envoy.ParseResources(listeners, routes, clusters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// pair is one configuration in both: the engine and a real Envoy with its peers.
+type pair struct {
+	proxy   *envoy.Proxy
+	witness *witness
+	gateway netip.Addr
+	client  netip.Addr
+
+	mu       sync.Mutex
+	coverage coverage
+}
+
+// coverage counts what the requests reached.
+type coverage struct {
+	routes   map[*envoy.RouteInfo]bool
+	outcomes map[string]int
+}
+
+func run(t *testing.T, c configuration, n int, seed uint64, host byte) {
+	p := start(t, c, host)
+	v := read(c.resources, p.proxy.Ports())
+	const workers = 8
+	var wg sync.WaitGroup
+	failures := make(chan string, workers)
+	for worker := range workers {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(seed, uint64(worker)))
+			conns := map[uint16]*client{}
+			defer func() {
+				for _, c := range conns {
+					c.close()
+				}
+			}()
+			for i := worker; i < n; i += workers {
+				q := v.generate(r, i)
+				if conns[q.port] == nil {
+					conns[q.port] = &client{from: p.client, to: netip.AddrPortFrom(p.gateway, q.port)}
+				}
+				if diff := p.compare(conns[q.port], q, strconv.Itoa(i)); diff != "" {
+					failures <- fmt.Sprintf("seed %d, request %d:\n%q\n%s", seed, i, q.raw(), diff)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(failures)
+	for f := range failures {
+		t.Error(f)
+	}
+	p.report(t, c, n)
+}
+
+// report prints the coverage and wants nearly all routes reached.
+func (p *pair) report(t *testing.T, c configuration, n int) {
+	total := len(p.proxy.Routes())
+	var outcomes []string
+	for o, k := range p.coverage.outcomes {
+		outcomes = append(outcomes, fmt.Sprintf("%s %d", o, k))
+	}
+	sort.Strings(outcomes)
+	t.Logf("%s: %d requests; routes %d/%d; %s", c.name, n, len(p.coverage.routes), total, strings.Join(outcomes, ", "))
+	if n >= 2000 && len(p.coverage.routes)*100 < total*95 {
+		t.Errorf("only %d of %d routes were reached", len(p.coverage.routes), total)
+	}
+}
+
+func start(t *testing.T, c configuration, host byte) *pair {
+	t.Helper()
+	program, err := filepath.Abs("../../.tools/envoy/bin/envoy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(program); err != nil {
+		t.Fatalf("%v (run make tools)", err)
+	}
+	proxy, err := envoy.Compile(c.resources)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &witness{upstream: map[string]message{}, checks: map[string]message{}, grpc: map[string]*authv3.CheckRequest{}}
+	p := &pair{proxy: proxy, witness: w, gateway: netip.AddrFrom4([4]byte{127, 67, host, 1}), client: netip.AddrFrom4([4]byte{127, 67, host, 2}),
+		coverage: coverage{routes: map[*envoy.RouteInfo]bool{}, outcomes: map[string]int{}}}
+	addrs := map[string]netip.AddrPort{}
+	for _, cl := range c.resources.Clusters {
+		switch {
+		case strings.Contains(cl.Name, "authservice."):
+			addrs[cl.Name] = w.serve(t, cl.Name, true)
+		case strings.Contains(cl.Name, "posternd."):
+			addrs[cl.Name] = w.serveGRPC(t)
+		case cl.Name == "BlackHoleCluster" || cl.Name == "PassthroughCluster":
+		default:
+			// Every upstream here speaks HTTP/1.1; which protocol a cluster speaks changes no header.
+			cl.Http2ProtocolOptions, cl.TypedExtensionProtocolOptions = nil, nil //nolint:staticcheck // Istio 1.17 writes it
+			addrs[cl.Name] = w.serve(t, cl.Name, false)
+		}
+	}
+	e, err := realenvoy.Start(context.Background(), realenvoy.Config{Program: program, Address: p.gateway, Log: slog.New(slog.DiscardHandler), Endpoints: func(cluster string) []netip.AddrPort {
+		if a, ok := addrs[cluster]; ok {
+			return []netip.AddrPort{a}
+		}
+		return nil
+	}}, c.resources)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// client is one connection that is opened again when Envoy closed it.
+type client struct {
+	from netip.Addr
+	to   netip.AddrPort
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+func (c *client) close() {
+	if c.conn != nil {
+		c.conn.Close()
+	}
+	c.conn = nil
+}
+
+func (c *client) send(q request) (*http.Response, string, error) {
+	if c.conn == nil {
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.from, 0)), Timeout: 5 * time.Second}
+		conn, err := d.Dial("tcp", c.to.String())
+		if err != nil {
+			return nil, "", err
+		}
+		c.conn, c.r = conn, bufio.NewReader(conn)
+	}
+	_ = c.conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(c.conn, q.raw()); err != nil {
+		return nil, "", err
+	}
+	resp, err := http.ReadResponse(c.r, &http.Request{Method: q.method})
+	if err != nil {
+		return nil, "", err
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, "", err
+	}
+	if resp.Close || resp.StatusCode == http.StatusSwitchingProtocols {
+		c.close()
+	}
+	return resp, string(body), nil
+}
+
+// compare sends a request and says where Envoy and the engine differ, "" for
+// nowhere.
+func (p *pair) compare(c *client, q request, id string) string {
+	resp, body, err := c.send(q)
+	if err != nil { // a connection that was closed meanwhile: once more on a new one
+		c.close()
+		p.witness.take(id)
+		if resp, body, err = c.send(q); err != nil {
+			return err.Error()
+		}
+	}
+	up, check, grpcCheck := p.witness.take(id)
+	var asked *message
+	var askedGRPC *authv3.CheckRequest
+	authority, path := q.asked()
+	o := p.proxy.Evaluate(envoy.Request{Source: netip.AddrPortFrom(p.client, 1), Destination: netip.AddrPortFrom(p.gateway, q.port), Protocol: "HTTP/1.1",
+		Method: q.method, Authority: authority, Path: path, Headers: q.engineHeaders()}, envoy.Env{RequestID: "x", Now: time.Now(), Authorize: func(ch envoy.Check) envoy.Answer {
+		if ch.GRPC != nil {
+			askedGRPC = ch.GRPC
+			r, err := grpcRule(ch.GRPC)
+			return envoy.Answer{GRPC: r, Err: err}
+		}
+		asked = &message{cluster: ch.Cluster, method: ch.HTTP.Method, path: ch.HTTP.Path, host: ch.HTTP.Authority, headers: fromHeaders(ch.HTTP.Headers)}
+		return httpRule(*asked)
+	}}, nil)
+	p.count(o)
+	return p.differ(q, o, resp, body, up, check, asked, grpcCheck, askedGRPC)
+}
+
+func (p *pair) count(o envoy.Outcome) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o.Route != nil {
+		p.coverage.routes[o.Route] = true
+	}
+	key := o.Kind.String()
+	if o.Kind == envoy.Local {
+		key += " " + strconv.Itoa(o.Status) + " " + o.Reason
+	}
+	p.coverage.outcomes[key]++
+}
+
+// engineHeaders are the request's headers as the codec hands them over.
+func (r request) engineHeaders() envoy.Headers {
+	var out envoy.Headers
+	for _, h := range r.headers {
+		out.Add(strings.ToLower(h.Name), strings.TrimSpace(h.Value))
+	}
+	if r.body != "" {
+		out.Add("content-length", strconv.Itoa(len(r.body)))
+	}
+	return out
+}
+
+func (p *pair) differ(q request, o envoy.Outcome, resp *http.Response, body string, up, check, asked *message, grpcCheck, askedGRPC *authv3.CheckRequest) string {
+	if o.Kind == envoy.Unknown {
+		return "the engine cannot tell: " + o.Reason
+	}
+	if d := differCheck(check, asked, grpcCheck, askedGRPC); d != "" {
+		return d
+	}
+	switch o.Kind {
+	case envoy.Forward:
+		if up == nil {
+			return fmt.Sprintf("engine: forwarded to %s; Envoy: answered %d %q", o.Cluster, resp.StatusCode, body)
+		}
+		want := message{cluster: o.Cluster, method: o.Request.Method, path: o.Request.Path, host: o.Request.Authority, headers: fromHeaders(o.Request.Headers)}
+		want.headers = withLength(want.headers, up.headers)
+		if up.String() != want.String() {
+			return fmt.Sprintf("the upstream got\n  %s\nthe engine says\n  %s", up, want)
+		}
+	case envoy.Local:
+		if up != nil {
+			return fmt.Sprintf("engine: %d %s; Envoy: forwarded\n  %s", o.Status, o.Reason, up)
+		}
+		return differLocal(q, o, resp, body)
+	}
+	return ""
+}
+
+// withLength adds content-length: 0, which Envoy's HTTP/1 codec writes for some
+// methods without a body, if it did: it belongs to the wire, not to the answer.
+func withLength(want, got []string) []string {
+	const zero = "content-length: 0"
+	if slices.Contains(got, zero) && !slices.ContainsFunc(want, func(h string) bool { return strings.HasPrefix(h, "content-length:") }) {
+		at := slices.IndexFunc(want, func(h string) bool { return h > "content-length" })
+		if at < 0 {
+			at = len(want)
+		}
+		want = slices.Insert(want, at, zero)
+	}
+	return want
+}
+
+func differCheck(check, asked *message, grpcCheck, askedGRPC *authv3.CheckRequest) string {
+	switch {
+	case (check == nil) != (asked == nil) || (grpcCheck == nil) != (askedGRPC == nil):
+		return fmt.Sprintf("Envoy asked its authorizer: %v %v; the engine: %v %v", check, grpcCheck, asked, askedGRPC)
+	case check != nil && check.String() != asked.String():
+		return fmt.Sprintf("the authorizer was asked\n  %s\nthe engine says\n  %s", check, asked)
+	case grpcCheck == nil:
+		return ""
+	}
+	a, b := comparable(grpcCheck), comparable(askedGRPC)
+	if !proto.Equal(a, b) {
+		return fmt.Sprintf("the authorizer was asked\n  %v\nthe engine says\n  %v", a, b)
+	}
+	return ""
+}
+
+// comparable leaves out of a check what no rule decides: the time, the stream's
+// and the request's id, and the client's ephemeral port.
+func comparable(in *authv3.CheckRequest) *authv3.CheckRequest {
+	out := proto.Clone(in).(*authv3.CheckRequest)
+	out.Attributes.Request.Time = nil
+	out.Attributes.Request.Http.Id = ""
+	delete(out.Attributes.Request.Http.Headers, "x-request-id")
+	out.Attributes.Source.GetAddress().GetSocketAddress().PortSpecifier = nil
+	return out
+}
+
+// differLocal compares what Envoy answered by itself. Ignored: the date and the
+// time the authorizer took.
+func differLocal(q request, o envoy.Outcome, resp *http.Response, body string) string {
+	var got envoy.Headers
+	for name, values := range resp.Header {
+		switch name {
+		case "Date", "X-Envoy-Upstream-Service-Time", "Connection":
+			continue
+		}
+		for _, v := range values {
+			got.Add(strings.ToLower(name), v)
+		}
+	}
+	if resp.Header.Get("Server") == "" { // the codec's own refusal: no header and a body of its own
+		if resp.StatusCode != o.Status {
+			return fmt.Sprintf("Envoy's codec: %d; engine: %d %s", resp.StatusCode, o.Status, o.Reason)
+		}
+		return ""
+	}
+	wantBody, want := o.Body, append(envoy.Headers{}, o.Headers...)
+	if q.method == "HEAD" { // the length of an empty answer to HEAD is the codec's to write or not
+		wantBody = ""
+		got.Remove("content-length")
+		want.Remove("content-length")
+	}
+	a, b := strings.Join(fromHeaders(got), "\n    "), strings.Join(fromHeaders(want), "\n    ")
+	if resp.StatusCode != o.Status || a != b || body != wantBody {
+		return fmt.Sprintf("Envoy: %d %q\n    %s\nengine: %d %s %q\n    %s", resp.StatusCode, body, a, o.Status, o.Reason, wantBody, b)
+	}
+	return ""
+}
