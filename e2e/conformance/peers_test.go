@@ -157,6 +157,9 @@ func (w *witness) one(c net.Conn, r *bufio.Reader, cluster string, authorizer bo
 	}
 	cookie, _ := headers.Get("cookie")
 	id := idOf(cookie)
+	// oauth2-proxy is also an upstream; a check is what Envoy sends by itself.
+	_, internal := headers.Get("x-envoy-internal")
+	authorizer = authorizer && internal
 	answer := "HTTP/1.1 200 OK\r\nx-upstream: yes\r\ncontent-length: 2\r\n\r\nok"
 	if upgrade, ok := headers.Get("upgrade"); ok && !authorizer {
 		answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: " + upgrade + "\r\n\r\n"

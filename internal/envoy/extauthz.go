@@ -28,6 +28,7 @@ type extAuthz struct {
 	clear     bool     // clear_route_cache
 	routeMeta []string // route_metadata_context_namespaces
 
+	someHeaders    bool // allowed_headers limits what a gRPC check shows
 	pathPrefix     string
 	allowed        []stringMatcher // request headers sent; HTTP always sends authorization
 	upstream       []stringMatcher // headers of a 200 that reach the upstream
@@ -40,7 +41,7 @@ type extAuthz struct {
 func compileExtAuthz(name string, c *extauthzv3.ExtAuthz) (filter, error) {
 	f := &extAuthz{name: name, failOpen: c.FailureModeAllow, onError: 403, clear: c.ClearRouteCache, routeMeta: c.RouteMetadataContextNamespaces}
 	f.unmodelled = fieldsBut(c, "grpc_service", "http_service", "transport_api_version", "failure_mode_allow", "status_on_error", "clear_route_cache",
-		"filter_enabled_metadata", "stat_prefix", "route_metadata_context_namespaces")
+		"filter_enabled_metadata", "stat_prefix", "route_metadata_context_namespaces", "allowed_headers")
 	if code := c.GetStatusOnError().GetCode(); code != 0 {
 		f.onError = int(code)
 	}
@@ -50,7 +51,11 @@ func compileExtAuthz(name string, c *extauthzv3.ExtAuthz) (filter, error) {
 			return nil, fmt.Errorf("filter %s: filter_enabled_metadata: %w", name, err)
 		}
 	}
-	var err error
+	err := f.matchers(c.GetAllowedHeaders(), &f.allowed)
+	if err != nil {
+		return nil, fmt.Errorf("filter %s: allowed_headers: %w", name, err)
+	}
+	f.someHeaders = c.AllowedHeaders != nil
 	switch s := c.Services.(type) {
 	case *extauthzv3.ExtAuthz_GrpcService:
 		f.grpc = true
@@ -81,17 +86,25 @@ func (f *extAuthz) http(s *extauthzv3.HttpService) error {
 		{req.GetAllowedHeaders(), &f.allowed}, {resp.GetAllowedUpstreamHeaders(), &f.upstream}, {resp.GetAllowedUpstreamHeadersToAppend(), &f.upstreamAppend},
 		{resp.GetAllowedClientHeaders(), &f.client}, {resp.GetAllowedClientHeadersOnSuccess(), &f.clientOK},
 	} {
-		for _, p := range list.in.GetPatterns() {
-			m, err := compileString(p)
-			if err != nil {
-				return err
-			}
-			if m.match == nil {
-				f.unmodelled = append(f.unmodelled, m.unmodelled)
-				continue
-			}
-			*list.out = append(*list.out, m)
+		if err := f.matchers(list.in, list.out); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// matchers compiles a list of header name matchers.
+func (f *extAuthz) matchers(in *matcherv3.ListStringMatcher, out *[]stringMatcher) error {
+	for _, p := range in.GetPatterns() {
+		m, err := compileString(p)
+		if err != nil {
+			return err
+		}
+		if m.match == nil {
+			f.unmodelled = append(f.unmodelled, m.unmodelled)
+			continue
+		}
+		*out = append(*out, m)
 	}
 	return nil
 }
@@ -224,6 +237,9 @@ func (f *extAuthz) httpAnswer(s *stream, a Answer) *Outcome {
 func (f *extAuthz) grpcCheck(s *stream) *authv3.CheckRequest {
 	headers := map[string]string{":authority": s.authority, ":method": s.method, ":path": s.path, ":scheme": "http"}
 	for _, h := range s.headers {
+		if f.someHeaders && !matchesAny(f.allowed, h.Name) {
+			continue
+		}
 		if old, dup := headers[h.Name]; dup {
 			headers[h.Name] = old + "," + h.Value
 		} else {

@@ -8,6 +8,7 @@ import (
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	statsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
@@ -58,6 +59,8 @@ func compileFilter(f *hcmv3.HttpFilter, clusters map[string]bool) (filter, error
 		return compileExtAuthz(f.Name, c)
 	case *rbacv3.RBAC:
 		return compileRBAC(f.Name, c)
+	case *jwtv3.JwtAuthentication:
+		return compileJWT(f.Name, c)
 	case *luav3.Lua:
 		return compileLua(f.Name, c), nil
 	case *corsv3.Cors:

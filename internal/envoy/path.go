@@ -15,6 +15,7 @@ func normalizePath(path string) (string, bool) {
 	}
 	path = withoutDotParameters(path)
 	out := make([]byte, 0, len(path)+8)
+	stray := -3 // where in out the last percent sign stands that begins no escape
 	for i := 0; i < len(path); {
 		if c := path[i]; c == '/' || c == '\\' {
 			out = append(out, '/')
@@ -36,6 +37,12 @@ func normalizePath(path string) (string, bool) {
 			return "", false
 		}
 		i += n
+		switch last := len(out) - 1; {
+		case n == 1 && out[last] == '%':
+			stray = last
+		case n == 3 && stray >= last-2:
+			out = nestedEscape(out, stray, path[i:])
+		}
 	}
 	if hasQuery {
 		return string(out) + "?" + query, true
@@ -81,6 +88,20 @@ func dotSegment(s string) (dots, end int) {
 		}
 		dots++
 	}
+}
+
+// nestedEscape keeps an unescaped character from completing an escape with a
+// stray percent sign before it ("%3%31" would become "%31"): the sign is escaped
+// (CheckForNestedEscapes of Chromium's canonicaliser).
+func nestedEscape(out []byte, stray int, rest string) []byte {
+	if tail := out[stray+1:]; len(tail) == 1 {
+		if rest == "" || !isHex(tail[0]) || !isHex(rest[0]) {
+			return out
+		}
+	} else if !isHex(tail[0]) || !isHex(tail[1]) {
+		return out
+	}
+	return append(out[:stray+1], append([]byte("25"), out[stray+1:]...)...)
 }
 
 // backUp removes the last segment of out, which ends with a slash.

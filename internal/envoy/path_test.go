@@ -50,6 +50,9 @@ func TestNormalizePath(t *testing.T) {
 		{"/a/..,/b", "/a/..,/b"},
 		{"/a/b/c;/..;d/../e", "/a/e"},
 		{`/de/\.;/x`, "/de//.;/x"},
+		{"/a%3%311", "/a%25311"},
+		{"/a%%31x", "/a%1x"},
+		{"/a%%312", "/a%2512"},
 	}
 	for _, test := range tests {
 		got, ok := normalizePath(test.in)

@@ -1,0 +1,348 @@
+package envoy
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// jwtAuthn is envoy.filters.http.jwt_authn.
+type jwtAuthn struct {
+	name            string
+	providers       map[string]*provider
+	rules           []jwtRule
+	claimHeaders    []string // of all providers
+	bypassPreflight bool
+	unmodelled      []string
+}
+
+type provider struct {
+	name        string
+	issuer      string
+	audiences   []string
+	keys        keySet
+	headers     []tokenHeader
+	forward     bool
+	payloadKey  string   // of the dynamic metadata
+	spaceClaims []string // claims whose string is a list there
+	claims      []claimHeader
+	clearRoute  bool
+	skew        time.Duration
+}
+
+type tokenHeader struct{ name, prefix string }
+
+type claimHeader struct{ header, claim string }
+
+type jwtRule struct {
+	match    routeMatch
+	requires requirement // nil: nothing
+}
+
+// requirement is a JwtRequirement: it looks at the request and says how it went.
+type requirement func(s *stream, f *jwtAuthn) jwtStatus
+
+func compileJWT(name string, c *jwtv3.JwtAuthentication) (filter, error) {
+	f := &jwtAuthn{name: name, providers: map[string]*provider{}, bypassPreflight: c.BypassCorsPreflight}
+	f.unmodelled = fieldsBut(c, "providers", "rules", "bypass_cors_preflight", "stat_prefix")
+	for key, p := range c.Providers {
+		cp, err := f.provider(key, p)
+		if err != nil {
+			return nil, fmt.Errorf("filter %s: provider %s: %w", name, key, err)
+		}
+		f.providers[key] = cp
+	}
+	for _, r := range c.Rules {
+		f.unmodelled = append(f.unmodelled, fieldsBut(r, "match", "requires")...)
+		m, err := compileMatch(r.Match)
+		if err != nil {
+			return nil, fmt.Errorf("filter %s: %w", name, err)
+		}
+		rule := jwtRule{match: m}
+		if r.GetRequires() != nil {
+			rule.requires = f.requirement(r.GetRequires())
+		}
+		f.rules = append(f.rules, rule)
+	}
+	return f, nil
+}
+
+func (f *jwtAuthn) provider(key string, p *jwtv3.JwtProvider) (*provider, error) {
+	f.unmodelled = append(f.unmodelled, fieldsBut(p, "issuer", "audiences", "local_jwks", "from_headers", "forward", "payload_in_metadata",
+		"normalize_payload_in_metadata", "claim_to_headers", "clear_route_cache", "clock_skew_seconds", "jwt_cache_config")...)
+	c := &provider{name: key, issuer: p.Issuer, audiences: p.Audiences, forward: p.Forward, payloadKey: p.PayloadInMetadata,
+		spaceClaims: p.GetNormalizePayloadInMetadata().GetSpaceDelimitedClaims(), clearRoute: p.ClearRouteCache, skew: time.Minute}
+	if p.ClockSkewSeconds != 0 {
+		c.skew = time.Duration(p.ClockSkewSeconds) * time.Second
+	}
+	jwks := p.GetLocalJwks()
+	f.unmodelled = append(f.unmodelled, fieldsBut(jwks, "inline_string", "inline_bytes")...)
+	var err error
+	if c.keys, err = parseKeys(jwks.GetInlineString() + string(jwks.GetInlineBytes())); err != nil {
+		return nil, err
+	}
+	for _, h := range p.FromHeaders {
+		c.headers = append(c.headers, tokenHeader{strings.ToLower(h.Name), h.ValuePrefix})
+	}
+	if len(c.headers) == 0 {
+		f.unmodelled = append(f.unmodelled, "JwtProvider without from_headers")
+	}
+	for _, h := range p.ClaimToHeaders {
+		c.claims = append(c.claims, claimHeader{strings.ToLower(h.HeaderName), h.ClaimName})
+		f.claimHeaders = append(f.claimHeaders, strings.ToLower(h.HeaderName))
+	}
+	return c, nil
+}
+
+func (f *jwtAuthn) requirement(r *jwtv3.JwtRequirement) requirement {
+	switch q := r.RequiresType.(type) {
+	case *jwtv3.JwtRequirement_ProviderName:
+		return func(s *stream, f *jwtAuthn) jwtStatus { return f.verify(s, f.providers[q.ProviderName]) }
+	case *jwtv3.JwtRequirement_AllowMissingOrFailed:
+		return func(*stream, *jwtAuthn) jwtStatus { return jwtOK }
+	case *jwtv3.JwtRequirement_RequiresAny:
+		return f.anyRequirement(q.RequiresAny.GetRequirements())
+	case *jwtv3.JwtRequirement_RequiresAll:
+		var all []requirement
+		for _, x := range q.RequiresAll.GetRequirements() {
+			all = append(all, f.requirement(x))
+		}
+		return func(s *stream, f *jwtAuthn) jwtStatus {
+			for _, each := range all {
+				if st := each(s, f); st != jwtOK {
+					return st
+				}
+			}
+			return jwtOK
+		}
+	}
+	f.unmodelled = append(f.unmodelled, fmt.Sprintf("JwtRequirement.%T", r.RequiresType))
+	return nil
+}
+
+// anyRequirement follows AnyVerifierImpl: the first that holds decides; else the
+// last status that says more than "missing" or "unknown issuer"; allow_missing
+// lets a request without a token through, and no other.
+func (f *jwtAuthn) anyRequirement(list []*jwtv3.JwtRequirement) requirement {
+	var each []requirement
+	allowMissing, allowFailed := false, false
+	for _, x := range list {
+		switch x.RequiresType.(type) {
+		case *jwtv3.JwtRequirement_AllowMissing:
+			allowMissing = true
+		case *jwtv3.JwtRequirement_AllowMissingOrFailed:
+			allowFailed = true
+		default:
+			each = append(each, f.requirement(x))
+		}
+	}
+	return func(s *stream, f *jwtAuthn) jwtStatus {
+		status := jwtMissing
+		for _, r := range each {
+			got := r(s, f)
+			if got == jwtOK {
+				return jwtOK
+			}
+			if got != jwtMissing && (got != jwtUnknownIssuer || status == jwtMissing) {
+				status = got
+			}
+		}
+		if allowFailed || allowMissing && status == jwtMissing {
+			return jwtOK
+		}
+		return status
+	}
+}
+
+func (f *jwtAuthn) decode(s *stream) *Outcome {
+	if len(f.unmodelled) > 0 {
+		return unknown("filter " + f.name + ": " + strings.Join(f.unmodelled, ", "))
+	}
+	for _, name := range f.claimHeaders {
+		s.headers.Remove(name) // a client's own, for a preflight too
+	}
+	if f.bypassPreflight && s.preflight() {
+		s.trace.add(Step{Stage: f.name, Text: "not looked at: a CORS preflight"})
+		return nil
+	}
+	if !s.choose() {
+		return unknown(s.unknown)
+	}
+	if s.perRoute(f.name) != nil {
+		return unknown("route configuration of filter " + f.name)
+	}
+	for _, r := range f.rules {
+		switch r.match.test(s) {
+		case no:
+			continue
+		case maybe:
+			return unknown("filter " + f.name + ": " + s.unknown)
+		}
+		if r.requires == nil {
+			return nil
+		}
+		status := r.requires(s, f)
+		if status == jwtOK {
+			s.trace.add(Step{Stage: f.name, Text: "passed"})
+			return nil
+		}
+		return f.refuse(s, status)
+	}
+	return nil
+}
+
+// preflight is Http::Utility's notion of a CORS preflight in this filter.
+func (s *stream) preflight() bool {
+	origin, _ := s.headers.Get("origin")
+	method, _ := s.headers.Get("access-control-request-method")
+	return s.method == "OPTIONS" && origin != "" && method != ""
+}
+
+func (f *jwtAuthn) refuse(s *stream, status jwtStatus) *Outcome {
+	s.trace.add(Step{Stage: f.name, Text: "refused: " + string(status)})
+	code := 401
+	if status == jwtAudience {
+		code = 403
+	}
+	o := s.local(code, string(status), "jwt_authn_access_denied{"+strings.ReplaceAll(string(status), " ", "_")+"}")
+	realm := "http://" + s.authority + s.path
+	if len(realm) > 256 {
+		realm = realm[:256]
+	}
+	challenge := `Bearer realm="` + realm + `"`
+	if status != jwtMissing {
+		challenge += `, error="invalid_token"`
+	}
+	o.Headers.Set("www-authenticate", challenge)
+	return o
+}
+
+// verify is one provider's look at the request (AuthenticatorImpl): every token
+// found must be good.
+func (f *jwtAuthn) verify(s *stream, p *provider) jwtStatus {
+	found := false
+	for _, h := range p.headers {
+		value, ok := s.headers.Get(h.name)
+		if !ok {
+			continue
+		}
+		text, ok := h.token(value)
+		if !ok {
+			continue
+		}
+		found = true
+		t, status := parseToken(text)
+		if status == jwtOK {
+			status = p.judge(t, s.env.Now)
+		}
+		if status != jwtOK {
+			return status
+		}
+		f.accept(s, p, t, h)
+	}
+	if !found {
+		return jwtMissing
+	}
+	return jwtOK
+}
+
+// token is what follows the prefix, wherever that stands in the header
+// (ExtractorImpl::extract, as seen with Envoy 1.40).
+func (h tokenHeader) token(value string) (string, bool) {
+	at := strings.Index(value, h.prefix)
+	if at < 0 {
+		return "", false
+	}
+	return strings.TrimLeft(value[at+len(h.prefix):], " "), true
+}
+
+func (p *provider) judge(t *token, now time.Time) jwtStatus {
+	if p.issuer != "" && t.issuer != p.issuer {
+		return jwtUnknownIssuer
+	}
+	if s := t.inTime(now, p.skew); s != jwtOK {
+		return s
+	}
+	if len(p.audiences) > 0 && !slices.ContainsFunc(t.audiences, func(a string) bool { return slices.Contains(p.audiences, a) }) {
+		return jwtAudience
+	}
+	return p.keys.verify(t)
+}
+
+// accept carries a good token's claims into the request.
+func (f *jwtAuthn) accept(s *stream, p *provider, t *token, h tokenHeader) {
+	for _, c := range p.claims {
+		if value, ok := claimText(t.payload, c.claim); ok {
+			s.headers.Add(c.header, value)
+		}
+	}
+	if !p.forward {
+		s.headers.Remove(h.name)
+	}
+	if p.payloadKey != "" {
+		if v, err := structpb.NewStruct(p.normalized(t.payload)); err == nil {
+			s.metadata.set(f.name, p.payloadKey, structpb.NewStructValue(v))
+		}
+	}
+	if p.clearRoute {
+		s.clearRoute()
+	}
+}
+
+// normalized is the payload with its space-delimited claims as lists.
+func (p *provider) normalized(payload map[string]any) map[string]any {
+	out := map[string]any{}
+	for k, v := range payload {
+		if text, ok := v.(string); ok && slices.Contains(p.spaceClaims, k) {
+			var list []any
+			for _, w := range strings.Split(text, " ") {
+				list = append(list, w)
+			}
+			v = list
+		}
+		out[k] = v
+	}
+	return out
+}
+
+// claimText is a claim as a header's value: a dot leads into an object; lists and
+// objects are base64 of their JSON (AuthenticatorImpl::addJWTClaimToHeader).
+func claimText(payload map[string]any, claim string) (string, bool) {
+	v, ok := payload[claim]
+	if !ok {
+		head, rest, nested := strings.Cut(claim, ".")
+		inner, isObject := payload[head].(map[string]any)
+		if !nested || !isObject {
+			return "", false
+		}
+		return claimText(inner, rest)
+	}
+	switch v := v.(type) {
+	case string:
+		return v, v != ""
+	case bool:
+		return strconv.FormatBool(v), true
+	case float64:
+		if v == math.Trunc(v) {
+			return strconv.FormatFloat(v, 'f', 0, 64), true
+		}
+		return strconv.FormatFloat(v, 'f', 6, 64), true // std::to_string
+	case nil:
+		return "", false
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return "", false
+	}
+	// protobuf's JSON escapes < and >, Go's & as well
+	text := strings.ReplaceAll(string(data), `\u0026`, "&")
+	return base64.StdEncoding.EncodeToString([]byte(text)), true
+}
