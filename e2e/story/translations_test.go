@@ -12,9 +12,9 @@ import (
 	"testing"
 
 	"postern.dev/postern/examples/story"
-	"postern.dev/postern/internal/lab"
 	"postern.dev/postern/internal/manifest"
 	"postern.dev/postern/internal/translate"
+	"postern.dev/postern/internal/world"
 )
 
 // TestTranslations translates every state anew and compares it with what is
@@ -30,7 +30,7 @@ func TestTranslations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := lab.Bundle(context.Background(), set, translate.Options{Dir: filepath.Join(base, "postern"), Progress: os.Stderr})
+			got, err := world.Bundle(context.Background(), set, translate.Options{Dir: filepath.Join(base, "postern"), Progress: os.Stderr})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -180,6 +180,7 @@ func (f *rbacFilter) decode(s *stream) *Outcome {
 	detail := name
 	if detail == "" {
 		detail = "none"
+		f.rules.misses(s, f.name)
 	}
 	s.trace.add(Step{Stage: f.name, Text: "refused: RBAC: access denied", Object: object, Rule: rule})
 	return s.local(403, "RBAC: access denied", "rbac_access_denied_matched_policy["+detail+"]")
@@ -196,6 +197,9 @@ func (f *rbacFilter) record(s *stream, name string, t truth) {
 		s.metadata.set("envoy.filters.http.rbac", f.shadowPrefix+"shadow_effective_policy_id", structpb.NewStringValue(name))
 	}
 	s.metadata.set("envoy.filters.http.rbac", f.shadowPrefix+"shadow_engine_result", structpb.NewStringValue(result))
+	if t == no {
+		f.shadow.misses(s, f.name)
+	}
 	object, rule := istioPolicy(name)
 	text := "no CUSTOM policy matches"
 	if t == yes {

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"postern.dev/postern/internal/manifest"
 	"postern.dev/postern/internal/topology"
 	"postern.dev/postern/internal/translate"
+	"postern.dev/postern/internal/world"
 )
 
 // Config says what to run. The zero value of everything but Load works.
@@ -116,7 +118,7 @@ func (s *System) load(ctx context.Context, old *running) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := build(ctx, set, s.config)
+	w, err := world.Build(ctx, set, world.Options{Pods: s.config.podRange(), Translate: s.config.Translate})
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +153,7 @@ var doorGateways = []struct{ namespace, name string }{{"kubeflow", "kubeflow-gat
 
 func (s *System) openDoors(r *running) error {
 	for _, g := range doorGateways {
-		port, ok := r.world.listenerOf(g.namespace, g.name)
+		port, ok := r.world.ListenerOf(g.namespace, g.name)
 		if !ok {
 			continue
 		}
@@ -202,10 +204,13 @@ func (s *System) open(d *Door) error {
 func (s *System) Doors() []*Door { return s.doors }
 
 // Notes are things about the manifests that their author should know.
-func (s *System) Notes() []string { return s.current.Load().world.notes }
+func (s *System) Notes() []string {
+	r := s.current.Load()
+	return append(slices.Clone(r.world.Notes), r.notes...)
+}
 
 // Istio is the version whose translation runs.
-func (s *System) Istio() string { return s.current.Load().world.istio }
+func (s *System) Istio() string { return s.current.Load().world.Istio }
 
 // Announce lets `postern exec` find the system.
 func (s *System) Announce() error {
@@ -218,7 +223,7 @@ func (s *System) Announce() error {
 func (s *System) lookupPod(namespace, name string) (control.Pod, error) {
 	r := s.current.Load()
 	var here []string
-	for _, p := range r.world.topology.Pods() {
+	for _, p := range r.world.Topology.Pods() {
 		if p.Namespace == namespace && p.Name == name {
 			if !p.Running {
 				return control.Pod{}, fmt.Errorf("pod %s is not running", p)
@@ -240,7 +245,7 @@ func (s *System) openPodProxy() error {
 	s.proxy = podproxy.New(func(ctx context.Context, pod, addr string) (net.Conn, error) {
 		ns, name, _ := strings.Cut(pod, "/")
 		r := s.current.Load()
-		p, ok := r.world.topology.Pod(ns, name)
+		p, ok := r.world.Topology.Pod(ns, name)
 		if !ok {
 			return nil, fmt.Errorf("pod %s is gone", pod)
 		}

@@ -17,6 +17,7 @@ import (
 	"postern.dev/postern/internal/manifest"
 	"postern.dev/postern/internal/sklearn"
 	"postern.dev/postern/internal/topology"
+	"postern.dev/postern/internal/world"
 )
 
 // ServerAnnotation on an InferenceService names the URL of a model server that
@@ -28,7 +29,7 @@ const ServerAnnotation = "postern.dev/model-server"
 // takes nothing else down.
 func (s *System) modelMaker(r *running, wl *topology.Workload) (maker, error) {
 	name := wl.Labels["serving.kserve.io/inferenceservice"]
-	obj, isvc, ok := manifest.Find[*manifest.InferenceService](r.world.set, wl.Namespace, name)
+	obj, isvc, ok := manifest.Find[*manifest.InferenceService](r.world.Set, wl.Namespace, name)
 	if !ok || wl.Labels["component"] != "predictor" {
 		return maker{from: []any{"absent", wl.Name}, make: func(context.Context) (*program, error) {
 			return &program{handler: dashboard.Absent(wl.Name)}, nil
@@ -50,7 +51,7 @@ func (s *System) modelMaker(r *running, wl *topology.Workload) (maker, error) {
 	}
 	model, version, err := s.loadModel(framework, uri)
 	if err != nil {
-		r.world.notes = append(r.world.notes, obj.Errorf("spec.predictor", "%v: the model answers 503", err).Error())
+		r.notes = append(r.notes, obj.Errorf("spec.predictor", "%v: the model answers 503", err).Error())
 	}
 	errText := ""
 	if err != nil {
@@ -126,7 +127,7 @@ func (s *System) modelsOf(user string) []dashboard.Model {
 		rules = r.snapshot.Rules
 	}
 	var out []dashboard.Model
-	for o := range manifest.Of[*manifest.InferenceService](r.world.set) {
+	for o := range manifest.Of[*manifest.InferenceService](r.world.Set) {
 		res := access.Resource{Group: "serving.kserve.io", Resource: "inferenceservices", Namespace: o.Meta.Namespace, Name: o.Meta.Name}
 		if rules != nil && !rules.May(person, access.Predict, res).Allowed {
 			continue
@@ -136,7 +137,7 @@ func (s *System) modelsOf(user string) []dashboard.Model {
 		if pod := s.callerPod(r, rules, res); pod != nil {
 			m.Commands = append(m.Commands, dashboard.Command{Label: "from pod " + pod.String(), Line: s.execLine(pod, m)})
 		}
-		if m.ExternalHost = r.world.externalHost(o.Meta.Namespace, o.Meta.Name); m.ExternalHost != "" {
+		if m.ExternalHost = externalHost(r.world, o.Meta.Namespace, o.Meta.Name); m.ExternalHost != "" {
 			m.Commands = append(m.Commands, dashboard.Command{Label: "from outside, as you (asks for your session's cookie)", Line: s.outsideLine(m)})
 		}
 		out = append(out, m)
@@ -149,8 +150,8 @@ func (s *System) modelsOf(user string) []dashboard.Model {
 
 // externalHost is the name by which a model is called from outside the cluster:
 // the host of its VirtualService that is not the cluster's own.
-func (w *world) externalHost(namespace, name string) string {
-	_, vs, ok := manifest.Find[*networking.VirtualService](w.set, namespace, name)
+func externalHost(w *world.World, namespace, name string) string {
+	_, vs, ok := manifest.Find[*networking.VirtualService](w.Set, namespace, name)
 	if !ok {
 		return ""
 	}
@@ -174,7 +175,7 @@ func (s *System) outsideLine(m dashboard.Model) string {
 
 // callerPod is a pod a person would type in, that may call the model.
 func (s *System) callerPod(r *running, rules *access.Rules, res access.Resource) *topology.Pod {
-	for _, p := range r.world.topology.Pods() {
+	for _, p := range r.world.Topology.Pods() {
 		if p.Workload == nil || p.Workload.Kind != "Pod" || len(portsOf(p)) > 0 {
 			continue
 		}

@@ -18,15 +18,11 @@ import (
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 
-	"postern.dev/postern/internal/access"
 	"postern.dev/postern/internal/authorizer"
-	"postern.dev/postern/internal/credential"
-	"postern.dev/postern/internal/kserve"
 	"postern.dev/postern/internal/lab/authservice"
 	"postern.dev/postern/internal/lab/dashboard"
 	"postern.dev/postern/internal/lab/idp"
 	"postern.dev/postern/internal/manifest"
-	"postern.dev/postern/internal/territory"
 	"postern.dev/postern/internal/topology"
 )
 
@@ -89,7 +85,7 @@ type maker struct {
 // programFor is the program of a workload: what its image names. A workload
 // without ports runs nothing that anybody could call.
 func (s *System) programFor(ctx context.Context, r *running, wl *topology.Workload, old *running) (*program, error) {
-	if r.world.isGateway(wl) || len(wl.Pods) == 0 {
+	if r.world.IsGateway(wl) || len(wl.Pods) == 0 {
 		return nil, nil
 	}
 	if len(portsOf(wl.Pods[0])) == 0 {
@@ -150,7 +146,7 @@ func (s *System) maker(r *running, wl *topology.Workload) (maker, error) {
 
 // configMap is the data of a workload's ConfigMap.
 func (r *running) configMap(wl *topology.Workload, name string) (*manifest.Object, map[string]string, error) {
-	obj, cm, ok := manifest.Find[*corev1.ConfigMap](r.world.set, wl.Namespace, name)
+	obj, cm, ok := manifest.Find[*corev1.ConfigMap](r.world.Set, wl.Namespace, name)
 	if !ok {
 		return nil, nil, fmt.Errorf("%s: ConfigMap %s/%s is not in the manifests", wl, wl.Namespace, name)
 	}
@@ -215,7 +211,7 @@ func (s *System) posterndMaker(r *running, wl *topology.Workload) (maker, error)
 // prepareJudge finds the world's posternd and works out what it is to know. An
 // error in an RBAC object or a door refuses the manifests.
 func (r *running) prepareJudge() error {
-	for _, wl := range r.world.topology.Workloads() {
+	for _, wl := range r.world.Topology.Workloads() {
 		p := r.programs[wl.String()]
 		if p == nil || p.authorizer == nil {
 			continue
@@ -225,32 +221,11 @@ func (r *running) prepareJudge() error {
 		}
 		var err error
 		r.judge = p.authorizer
-		if r.snapshot, err = snapshotOf(r.world, p.config); err != nil {
+		if r.snapshot, err = r.world.Snapshot(p.config); err != nil {
 			return fmt.Errorf("%s: %w", wl, err)
 		}
 	}
 	return nil
-}
-
-// snapshotOf is what posternd knows of a world.
-func snapshotOf(w *world, cfg authorizer.Config) (*authorizer.Snapshot, error) {
-	rules, err := access.Compile(w.set)
-	if err != nil {
-		return nil, err
-	}
-	m, err := territory.Compile(w.set, cfg.Territory(kserve.Derive))
-	if err != nil {
-		return nil, err
-	}
-	var pods []credential.Pod
-	for _, p := range w.topology.Pods() {
-		pod := credential.Pod{Namespace: p.Namespace, Name: p.Name, ServiceAccount: p.ServiceAccount, Labels: p.Labels, HostNetwork: p.HostNetwork, Terminating: !p.Running}
-		if p.Addr.IsValid() {
-			pod.Addrs = append(pod.Addrs, p.Addr)
-		}
-		pods = append(pods, pod)
-	}
-	return &authorizer.Snapshot{Rules: rules, Map: m, Pods: credential.NewPods(pods, cfg.PodRules())}, nil
 }
 
 // whoami answers as docker.io/traefik/whoami does: the request as it arrived.
@@ -269,13 +244,4 @@ func whoami(name string) http.Handler {
 			}
 		}
 	})
-}
-
-func (w *world) isGateway(wl *topology.Workload) bool {
-	for _, g := range w.gateways {
-		if g.workload == wl {
-			return true
-		}
-	}
-	return false
 }

@@ -14,25 +14,24 @@ import (
 	"syscall"
 	"time"
 
-	networking "istio.io/api/networking/v1alpha3"
-
 	"postern.dev/postern/internal/authorizer"
 	"postern.dev/postern/internal/lab/gateway"
 	"postern.dev/postern/internal/lab/network"
 	"postern.dev/postern/internal/lab/realenvoy"
-	"postern.dev/postern/internal/manifest"
 	"postern.dev/postern/internal/topology"
+	"postern.dev/postern/internal/world"
 )
 
 // running is one world with its pods up.
 type running struct {
 	config   Config
-	world    *world
+	world    *world.World
 	network  *network.Network
 	programs map[string]*program // by workload
 	gateways map[string]*gateway.Gateway
 	envoys   map[string]*realenvoy.Envoy
 	servers  []server
+	notes    []string      // of models that could not be loaded
 	turn     atomic.Uint32 // which of several endpoints is next
 
 	// judge is the world's posternd, nil without one, and what it is to know.
@@ -48,7 +47,7 @@ type server interface {
 
 // run starts the pods of a world. Programs of old whose configuration did not
 // change go on, with their sessions.
-func (s *System) run(ctx context.Context, w *world, old *running) (*running, error) {
+func (s *System) run(ctx context.Context, w *world.World, old *running) (*running, error) {
 	r := &running{config: s.config, world: w, network: &network.Network{Loopback: s.config.Envoy != ""},
 		programs: map[string]*program{}, gateways: map[string]*gateway.Gateway{}, envoys: map[string]*realenvoy.Envoy{}}
 	if old != nil && r.network.Loopback {
@@ -71,7 +70,7 @@ func (s *System) run(ctx context.Context, w *world, old *running) (*running, err
 
 // startPrograms runs each workload's program on the ports of its pods.
 func (r *running) startPrograms(ctx context.Context, s *System, old *running) error {
-	for _, wl := range r.world.topology.Workloads() {
+	for _, wl := range r.world.Topology.Workloads() {
 		p, err := s.programFor(ctx, r, wl, old)
 		if err != nil {
 			return err
@@ -117,49 +116,49 @@ func (r *running) serve(addr netip.AddrPort, sv server) error {
 
 // startGateways puts each gateway workload's configuration on its pods' ports.
 func (r *running) startGateways(ctx context.Context, old *running) error {
-	for _, g := range r.world.gateways {
-		pod := g.workload.Pods[0]
+	for _, g := range r.world.Gateways {
+		pod := g.Workload.Pods[0]
 		if r.config.Envoy != "" {
 			e, err := r.startEnvoy(ctx, g, pod, old)
 			if err != nil {
 				return err
 			}
-			r.envoys[g.workload.String()] = e
+			r.envoys[g.Workload.String()] = e
 			continue
 		}
 		gw := gateway.New(gateway.Config{Address: pod.Addr, Log: r.config.Log, Dial: func(ctx context.Context, cluster string) (net.Conn, error) {
 			return r.dialCluster(ctx, pod, cluster)
 		}})
-		gw.Swap(g.proxy)
-		r.gateways[g.workload.String()] = gw
-		for _, port := range g.proxy.Ports() {
+		gw.Swap(g.Proxy)
+		r.gateways[g.Workload.String()] = gw
+		for _, port := range g.Proxy.Ports() {
 			if err := r.serve(netip.AddrPortFrom(pod.Addr, port), newHTTPServer(gw.Handler(port))); err != nil {
-				return fmt.Errorf("gateway %s: %w", g.workload, err)
+				return fmt.Errorf("gateway %s: %w", g.Workload, err)
 			}
 		}
 	}
 	return nil
 }
 
-func (r *running) startEnvoy(ctx context.Context, g *gatewayConfig, pod *topology.Pod, old *running) (*realenvoy.Envoy, error) {
+func (r *running) startEnvoy(ctx context.Context, g *world.Gateway, pod *topology.Pod, old *running) (*realenvoy.Envoy, error) {
 	c := realenvoy.Config{Program: r.config.Envoy, Address: pod.Addr, Log: r.config.Log, Endpoints: func(cluster string) []netip.AddrPort {
 		var out []netip.AddrPort
-		eps, _ := r.world.topology.Cluster(cluster) // no endpoint: Envoy answers 503, as it should
+		eps, _ := r.world.Topology.Cluster(cluster) // no endpoint: Envoy answers 503, as it should
 		for _, e := range eps {
 			out = append(out, e.Addr)
 		}
 		return out
 	}}
-	if old != nil && old.envoys[g.workload.String()] != nil {
-		e := old.envoys[g.workload.String()]
-		return e, e.Update(ctx, g.resources, c.Endpoints)
+	if old != nil && old.envoys[g.Workload.String()] != nil {
+		e := old.envoys[g.Workload.String()]
+		return e, e.Update(ctx, g.Resources, c.Endpoints)
 	}
-	return realenvoy.Start(ctx, c, g.resources)
+	return realenvoy.Start(ctx, c, g.Resources)
 }
 
 // dialCluster connects the gateway's pod to an endpoint of a cluster.
 func (r *running) dialCluster(ctx context.Context, from *topology.Pod, cluster string) (net.Conn, error) {
-	eps, err := r.world.topology.Cluster(cluster)
+	eps, err := r.world.Topology.Cluster(cluster)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +184,7 @@ func (r *running) dialFrom(ctx context.Context, from *topology.Pod, addr string)
 	if err != nil {
 		return nil, fmt.Errorf("port %q: %w", portText, err)
 	}
-	eps, err := r.world.topology.Reach(from.Namespace, host, uint32(port))
+	eps, err := r.world.Topology.Reach(from.Namespace, host, uint32(port))
 	if err != nil {
 		return nil, err
 	}
@@ -250,58 +249,6 @@ func (r *running) close(ctx context.Context) error {
 	return r.closePrograms(nil)
 }
 
-// listenerOf is the port on which a Gateway's pods listen for its first server:
-// the target port of the Service that leads to it, as Istio takes it.
-func (w *world) listenerOf(namespace, name string) (uint16, bool) {
-	_, gw, ok := manifest.Find[*networking.Gateway](w.set, namespace, name)
-	if !ok || len(gw.Servers) == 0 {
-		return 0, false
-	}
-	port := gw.Servers[0].GetPort().GetNumber()
-	for _, g := range w.gateways {
-		if !selects(gw.Selector, g.workload.Labels) {
-			continue
-		}
-		for _, p := range g.proxy.Ports() {
-			if uint32(p) == port {
-				return p, true
-			}
-		}
-		for _, svc := range w.topology.Services() {
-			if svc.Namespace != g.workload.Namespace || len(svc.Selector) == 0 || !selects(svc.Selector, g.workload.Labels) {
-				continue
-			}
-			for _, sp := range svc.Ports {
-				if uint32(sp.Port) == port {
-					return uint16(sp.TargetPort.IntValue()), true
-				}
-			}
-		}
-	}
-	return 0, false
-}
-
-// gatewayAt is the gateway workload behind a Gateway object.
-func (w *world) gatewayAt(gatewayName string) *gatewayConfig {
-	for _, g := range w.gateways {
-		for o, gw := range manifest.Of[*networking.Gateway](w.set) {
-			if o.Meta.Namespace+"/"+o.Meta.Name == gatewayName && selects(gw.Selector, g.workload.Labels) {
-				return g
-			}
-		}
-	}
-	return nil
-}
-
-func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if labels[k] != v {
-			return false
-		}
-	}
-	return true
-}
-
 func portsOf(p *topology.Pod) []uint16 {
 	var out []uint16
 	seen := map[uint16]bool{}
@@ -343,12 +290,12 @@ func (s *System) serveDoor(d *Door) {
 	}
 	d.server = newHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r := s.current.Load()
-		g := r.world.gatewayAt(d.Gateway)
+		g := r.world.GatewayAt(d.Gateway)
 		if g == nil {
 			http.Error(w, "gateway "+d.Gateway+" is not in the manifests any more", http.StatusServiceUnavailable)
 			return
 		}
-		r.gateways[g.workload.String()].Handler(d.Port).ServeHTTP(w, req)
+		r.gateways[g.Workload.String()].Handler(d.Port).ServeHTTP(w, req)
 	})).Server
 	s.wg.Go(func() { _ = d.server.Serve(d.listener) })
 }
@@ -362,11 +309,11 @@ func (s *System) passOn(d *Door) {
 		}
 		go func() {
 			defer c.Close()
-			g := s.current.Load().world.gatewayAt(d.Gateway)
+			g := s.current.Load().world.GatewayAt(d.Gateway)
 			if g == nil {
 				return
 			}
-			up, err := net.DialTimeout("tcp", netip.AddrPortFrom(g.workload.Pods[0].Addr, d.Port).String(), 5*time.Second)
+			up, err := net.DialTimeout("tcp", netip.AddrPortFrom(g.Workload.Pods[0].Addr, d.Port).String(), 5*time.Second)
 			if err != nil {
 				return
 			}

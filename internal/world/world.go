@@ -1,10 +1,14 @@
-package lab
+// Package world works manifests out: what KServe and Knative would add, where
+// each pod is, and what Istio makes of it all for each gateway workload. `up`
+// runs the result, `explain` walks through it.
+package world
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
@@ -17,93 +21,109 @@ import (
 	"postern.dev/postern/internal/translate"
 )
 
-// world is the manifests worked out: what is where, and what Istio makes of it
-// for each gateway. It is immutable.
-type world struct {
-	set      *manifest.Set
-	topology *topology.World
-	istio    string // the version that translated
-	gateways []*gatewayConfig
-	notes    []string
+// World is the manifests worked out. It is immutable.
+type World struct {
+	Set      *manifest.Set // with the derived objects
+	Topology *topology.World
+	Istio    string // the version that translated
+	Gateways []*Gateway
+	// Notes are things about the manifests that their author should know.
+	Notes []string
 }
 
-// gatewayConfig is one gateway workload's Envoy configuration.
-type gatewayConfig struct {
-	workload  *topology.Workload
-	resources envoy.Resources
-	proxy     *envoy.Proxy
+// Gateway is one gateway workload's Envoy configuration.
+type Gateway struct {
+	Workload  *topology.Workload
+	Resources envoy.Resources
+	Proxy     *envoy.Proxy
 }
 
-// build works the manifests out. An error names file, line and field where it
+// Options say where pods live and where translations come from. The zero value
+// works.
+type Options struct {
+	// Pods is the range of the pods' addresses; the zero value is the usual one.
+	Pods netip.Prefix
+	// Translate says where Istio's translators and their answers are.
+	Translate translate.Options
+}
+
+// Build works the manifests out. An error names file, line and field where it
 // comes from an object.
-func build(ctx context.Context, set *manifest.Set, c Config) (*world, error) {
-	derived, err := kserve.Derive(set)
+func Build(ctx context.Context, set *manifest.Set, o Options) (*World, error) {
+	w, err := Read(set, o)
 	if err != nil {
 		return nil, err
 	}
-	w := &world{set: set.With(derived...)}
-	for _, warning := range set.Warnings() {
-		w.notes = append(w.notes, warning.Error())
-	}
-	if w.topology, err = topology.New(w.set, topology.Options{Pods: c.podRange()}); err != nil {
-		return nil, err
-	}
-	workloads, err := w.topology.GatewayWorkloads()
+	workloads, err := w.Topology.GatewayWorkloads()
 	if err != nil {
 		return nil, err
 	}
 	if len(workloads) == 0 {
 		return nil, errors.New("no gateway: no Deployment's pods bear the labels that a Gateway of the manifests selects")
 	}
-	if err := w.translate(ctx, workloads, c); err != nil {
+	if err := w.translate(ctx, workloads, o.Translate); err != nil {
 		return nil, err
 	}
 	w.missingServices()
 	return w, nil
 }
 
+// Read is Build without Istio: the objects and who is where, no gateway's
+// configuration.
+func Read(set *manifest.Set, o Options) (*World, error) {
+	derived, err := kserve.Derive(set)
+	if err != nil {
+		return nil, err
+	}
+	w := &World{Set: set.With(derived...)}
+	for _, warning := range set.Warnings() {
+		w.Notes = append(w.Notes, warning.Error())
+	}
+	w.Topology, err = topology.New(w.Set, topology.Options{Pods: o.Pods})
+	return w, err
+}
+
 // translate asks Istio for the configuration of each gateway workload.
-func (w *world) translate(ctx context.Context, workloads []*topology.Workload, c Config) error {
-	o := c.Translate
+func (w *World) translate(ctx context.Context, workloads []*topology.Workload, o translate.Options) error {
 	if o.Version == "" {
 		o.Version = w.istiod()
 	}
 	if o.Version == "" {
 		o.Version = "newest"
-		w.notes = append(w.notes, "no istiod Deployment in the manifests: translated by the newest Istio (--istio-version chooses another)")
+		w.Notes = append(w.Notes, "no istiod Deployment in the manifests: translated by the newest Istio (--istio-version chooses another)")
 	}
-	out, err := translate.Translate(ctx, translationInput(w.set, workloads), o)
+	out, err := translate.Translate(ctx, translationInput(w.Set, workloads), o)
 	if err != nil {
 		return err
 	}
-	w.istio = out.Istio
+	w.Istio = out.Istio
 	if err := w.rejected(out.Rejected); err != nil {
 		return err
 	}
 	for _, wl := range workloads {
-		g := &gatewayConfig{workload: wl}
+		g := &Gateway{Workload: wl}
 		for _, p := range out.Proxies {
 			if p.Name != proxyName(wl) {
 				continue
 			}
-			if g.resources, err = envoy.ParseResources(p.Listeners, p.Routes, p.Clusters); err != nil {
+			if g.Resources, err = envoy.ParseResources(p.Listeners, p.Routes, p.Clusters); err != nil {
 				return fmt.Errorf("translation for %s: %w", wl, err)
 			}
 		}
-		if g.proxy, err = envoy.Compile(g.resources); err != nil {
+		if g.Proxy, err = envoy.Compile(g.Resources); err != nil {
 			return fmt.Errorf("Envoy would refuse what Istio %s makes for %s: %w", out.Istio, wl, err)
 		}
-		for _, f := range g.proxy.Findings() {
-			w.notes = append(w.notes, strings.TrimPrefix(f.Object+": "+f.Text, ": "))
+		for _, f := range g.Proxy.Findings() {
+			w.Notes = append(w.Notes, strings.TrimPrefix(f.Object+": "+f.Text, ": "))
 		}
-		w.gateways = append(w.gateways, g)
+		w.Gateways = append(w.Gateways, g)
 	}
 	return nil
 }
 
 // istiod is the image of the manifests' istiod, "" without one.
-func (w *world) istiod() string {
-	for obj, d := range manifest.Of[*appsv1.Deployment](w.set) {
+func (w *World) istiod() string {
+	for obj, d := range manifest.Of[*appsv1.Deployment](w.Set) {
 		if obj.Meta.Name == "istiod" || obj.Meta.Labels["app"] == "istiod" {
 			for _, c := range d.Spec.Template.Spec.Containers {
 				return c.Image
@@ -165,17 +185,17 @@ func withNamespace(o *manifest.Object) json.RawMessage {
 }
 
 // rejected turns what Istio refused into errors at the objects' places.
-func (w *world) rejected(list []translate.Rejection) error {
+func (w *World) rejected(list []translate.Rejection) error {
 	var errs []error
 	for _, r := range list {
 		group, _, _ := strings.Cut(r.APIVersion, "/")
 		if !strings.Contains(r.APIVersion, "/") {
 			group = ""
 		}
-		if o, ok := w.set.Get(group, r.Kind, r.Namespace, r.Name); ok {
-			errs = append(errs, o.Errorf("", "Istio %s refuses it: %s", w.istio, r.Message))
+		if o, ok := w.Set.Get(group, r.Kind, r.Namespace, r.Name); ok {
+			errs = append(errs, o.Errorf("", "Istio %s refuses it: %s", w.Istio, r.Message))
 		} else {
-			errs = append(errs, fmt.Errorf("%s %s/%s: Istio %s refuses it: %s", r.Kind, r.Namespace, r.Name, w.istio, r.Message))
+			errs = append(errs, fmt.Errorf("%s %s/%s: Istio %s refuses it: %s", r.Kind, r.Namespace, r.Name, w.Istio, r.Message))
 		}
 	}
 	return errors.Join(errs...)
@@ -183,12 +203,12 @@ func (w *world) rejected(list []translate.Rejection) error {
 
 // missingServices notes every destination that no Service stands behind: Envoy
 // answers 503 there.
-func (w *world) missingServices() {
-	for o, vs := range manifest.Of[*networking.VirtualService](w.set) {
+func (w *World) missingServices() {
+	for o, vs := range manifest.Of[*networking.VirtualService](w.Set) {
 		for i, h := range vs.Http {
 			for j, d := range h.Route {
-				if _, err := w.topology.Lookup(o.Meta.Namespace, d.GetDestination().GetHost()); err != nil {
-					w.notes = append(w.notes, o.Errorf(fmt.Sprintf("spec.http[%d].route[%d].destination.host", i, j), "%v: requests get 503", err).Error())
+				if _, err := w.Topology.Lookup(o.Meta.Namespace, d.GetDestination().GetHost()); err != nil {
+					w.Notes = append(w.Notes, o.Errorf(fmt.Sprintf("spec.http[%d].route[%d].destination.host", i, j), "%v: requests get 503", err).Error())
 				}
 			}
 		}

@@ -1,11 +1,9 @@
-package lab
+package world
 
 import (
 	"context"
 
-	"postern.dev/postern/internal/kserve"
 	"postern.dev/postern/internal/manifest"
-	"postern.dev/postern/internal/topology"
 	"postern.dev/postern/internal/translate"
 )
 
@@ -13,25 +11,21 @@ import (
 // the bytes to commit, so that a system of these manifests starts without a
 // translator.
 func Bundle(ctx context.Context, set *manifest.Set, o translate.Options) ([]byte, error) {
-	derived, err := kserve.Derive(set)
+	w, err := Read(set, Options{})
 	if err != nil {
 		return nil, err
 	}
-	w := &world{set: set.With(derived...)}
-	if w.topology, err = topology.New(w.set, topology.Options{}); err != nil {
-		return nil, err
-	}
-	workloads, err := w.topology.GatewayWorkloads()
+	workloads, err := w.Topology.GatewayWorkloads()
 	if err != nil {
 		return nil, err
 	}
 	o.Version = w.istiod()
-	in := translationInput(w.set, workloads)
+	in := translationInput(w.Set, workloads)
 	out, err := translate.Translate(ctx, in, o)
 	if err != nil {
 		return nil, err
 	}
-	w.istio = out.Istio
+	w.Istio = out.Istio
 	if err := w.rejected(out.Rejected); err != nil {
 		return nil, err
 	}

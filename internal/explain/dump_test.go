@@ -1,0 +1,116 @@
+package explain_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"postern.dev/postern/internal/explain"
+	"postern.dev/postern/internal/manifest"
+)
+
+const dumpFile = "testdata/path-exempt.config_dump.json"
+
+func fromDump(t *testing.T, text string, set *manifest.Set) *explain.System {
+	t.Helper()
+	s, err := explain.FromDump(strings.NewReader(text), set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func readDump(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(dumpFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// A dump with its manifests gives the answers of the translation it was made
+// from; e2e/explain takes the dump from a real Envoy.
+func TestDumpWithManifests(t *testing.T) {
+	translated, dumped := system(t, "3-path-exempt"), fromDump(t, readDump(t), stateSet(t, "3-path-exempt"))
+	for name, call := range rows {
+		want, got := ask(t, translated, call), ask(t, dumped, call)
+		if got.Outcome != want.Outcome || got.Backend != want.Backend || got.By.String() != want.By.String() || len(got.Hops) != len(want.Hops) {
+			t.Errorf("%s: got %s %s by %s in %d hops, want %s %s by %s in %d", name, got.Outcome, got.Backend, got.By, len(got.Hops), want.Outcome, want.Backend, want.By, len(want.Hops))
+		}
+	}
+}
+
+func TestDumpAlone(t *testing.T) {
+	s := fromDump(t, readDump(t), nil)
+	a := ask(t, s, rows["outside calls the model"])
+	if a.Outcome != explain.Forwarded || a.Backend != "istio-system/knative-local-gateway:80" || a.By.String() != "VirtualService kserve-test/sklearn-iris prefix /" {
+		t.Errorf("got %s %s by %s", a.Outcome, a.Backend, a.By)
+	}
+	why(t, a, "is not followed", "dex-auth rules[0]")
+	a = ask(t, s, rows["browser at the dashboard"])
+	if a.Outcome != explain.Redirected || a.Status != 302 || a.By.Name != "dex-auth" {
+		t.Errorf("got %s %d by %s", a.Outcome, a.Status, a.By)
+	}
+	a = ask(t, s, explain.Call{URL: "http://localhost/", Headers: host("fraud.team-c.example.com"), Door: "8081"})
+	if a.Status != 404 || !strings.Contains(strings.Join(a.Nearest, ""), "virtual host fraud.team-b") {
+		t.Errorf("got %d, nearest %q", a.Status, a.Nearest)
+	}
+}
+
+// An EnvoyFilter of the manifests that the live gateway does not have is named.
+func TestDumpWithoutAFilter(t *testing.T) {
+	set, err := manifest.Bytes("more.yaml", []byte(`apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: extra, namespace: istio-system}
+spec:
+  workloadSelector: {labels: {istio: ingressgateway}}
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match: {context: GATEWAY, listener: {filterChain: {filter: {name: envoy.http_connection_manager}}}}
+    patch: {operation: INSERT_BEFORE, value: {name: extra-filter}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var more []*manifest.Object
+	for o := range set.All() {
+		more = append(more, o)
+	}
+	s := fromDump(t, readDump(t), stateSet(t, "3-path-exempt").With(more...))
+	const want = `more.yaml:1: EnvoyFilter istio-system/extra: spec.configPatches[0] is to insert filter "extra-filter" and is not in force: its match names "envoy.http_connection_manager"`
+	if got := strings.Join(s.Findings(), "\n"); !strings.Contains(got, want) {
+		t.Errorf("got findings\n%s\nwant %s", got, want)
+	}
+}
+
+func TestBadDumps(t *testing.T) {
+	for _, tt := range []struct{ text, want string }{
+		{"", "not a config_dump"},
+		{"{}", `got no "configs"`},
+		{"[1]", "not a config_dump"},
+		{`{"configs":[{}]}`, "no listener that is in force"},
+		{`{"configs":[{"dynamic_listeners":[{"name":"x","error_state":{"details":"bad"}}]}]}`, "no listener that is in force"},
+		{`{"configs":[{"static_listeners":[{"listener":{"address":7}}]}]}`, "listeners: [0]"},
+		{`{"configs":[{"static_listeners":[{"listener":null}]}]}`, ""},
+	} {
+		_, err := explain.FromDump(strings.NewReader(tt.text), nil)
+		if err != nil && !strings.Contains(err.Error(), tt.want) || err == nil && tt.want != "" {
+			t.Errorf("%s: got %v, want %q", tt.text, err, tt.want)
+		}
+	}
+}
+
+func FuzzDump(f *testing.F) {
+	f.Add(`{"configs":[{"static_listeners":[{"listener":{"name":"a","address":{"socket_address":{"address":"0.0.0.0","port_value":80}}}}]}]}`)
+	f.Add(`{"configs":[{"static_route_configs":[{"route_config":{"name":"r"}}]}]}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := explain.FromDump(strings.NewReader(text), nil)
+		if err != nil {
+			return
+		}
+		if _, err := s.Explain(t.Context(), explain.Call{URL: "http://a/", Door: "80"}); err != nil && !strings.Contains(err.Error(), "door") {
+			t.Error(err)
+		}
+	})
+}

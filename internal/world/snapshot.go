@@ -1,0 +1,11 @@
+package world
+
+import (
+	"postern.dev/postern/internal/authorizer"
+	"postern.dev/postern/internal/snapshot"
+)
+
+// Snapshot is what posternd knows of the world.
+func (w *World) Snapshot(cfg authorizer.Config) (*authorizer.Snapshot, error) {
+	return snapshot.Of(w.Set, w.Topology.Pods(), cfg)
+}
