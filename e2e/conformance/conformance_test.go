@@ -362,7 +362,7 @@ func (p *pair) differ(q request, o envoy.Outcome, resp *http.Response, body stri
 		return "the engine cannot tell: " + o.Reason
 	}
 	if d := differCheck(check, asked, grpcCheck, askedGRPC); d != "" {
-		return d
+		return fmt.Sprintf("%s\nEnvoy answered %d %q", d, resp.StatusCode, body)
 	}
 	switch o.Kind {
 	case envoy.Forward:

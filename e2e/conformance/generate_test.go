@@ -171,8 +171,10 @@ func (v vocabulary) twist(r *rand.Rand, q *request) {
 		q.headers.Add("content-type", pick(r, []string{"application/grpc", "application/grpc+proto", "application/grpc-web", "application/json"}))
 	case 11:
 		if strings.HasPrefix(q.target, "/") {
-			host, _, _ := strings.Cut(pick(r, v.hosts), ":") // the codec is stricter with a URL's port than with Host
-			q.target = "http://" + host + q.target
+			// The codec is stricter with a URL's host and port than with Host.
+			if host, _, _ := strings.Cut(pick(r, v.hosts), ":"); !strings.ContainsAny(host, `*\^$()?+`) {
+				q.target = "http://" + host + q.target
+			}
 		}
 	}
 }

@@ -72,6 +72,7 @@ type stream struct {
 	route   *route // the cached route
 	chosen  bool   // route holds the choice, nil for none
 	unknown string // why the last maybe was one
+	egress  bool   // the route's decorator goes to the upstream
 }
 
 // x-envoy-* headers that a request from outside may not carry

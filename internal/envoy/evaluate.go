@@ -246,8 +246,8 @@ func (p *Proxy) Evaluate(req Request, env Env, trace *Trace) Outcome {
 }
 
 func (l *listener) run(s *stream) *Outcome {
-	if l.conn.egress && s.choose() && s.route != nil && s.route.decorator != "" {
-		s.headers.Set("x-envoy-decorator-operation", s.route.decorator)
+	if s.egress = l.conn.egress; s.egress && !s.choose() { // tracing looks at the route before any filter
+		return unknown(s.unknown)
 	}
 	for _, f := range l.filters {
 		if o := f.decode(s); o != nil {

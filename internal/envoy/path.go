@@ -26,7 +26,7 @@ func normalizePath(path string) (string, bool) {
 					break
 				}
 				if dots == 2 {
-					out = backUp(out)
+					out, stray = backUp(out), -3
 				}
 				i = min(i+end+1, len(path))
 			}

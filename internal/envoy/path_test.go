@@ -52,6 +52,8 @@ func TestNormalizePath(t *testing.T) {
 		{`/de/\.;/x`, "/de//.;/x"},
 		{"/a%3%311", "/a%25311"},
 		{"/a%%31x", "/a%1x"},
+		{"/a%/../%31", "/1"},
+		{"/%/../ab%63", "/abc"},
 		{"/a%%312", "/a%2512"},
 	}
 	for _, test := range tests {

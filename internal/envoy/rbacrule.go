@@ -72,6 +72,10 @@ func compilePrincipal(p *rbacconfigv3.Principal) (predicate, error) {
 		return pathPredicate(id.UrlPath)
 	case *rbacconfigv3.Principal_Metadata:
 		return metadataPredicate(id.Metadata)
+	case *rbacconfigv3.Principal_FilterState:
+		if id.FilterState.GetKey() == "io.istio.peer_principal" {
+			return constant(false), nil // set by Istio's filters from a certificate: see above
+		}
 	}
 	return cannotTell(fmt.Sprintf("RBAC %T", p.Identifier)), nil
 }

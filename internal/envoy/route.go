@@ -314,6 +314,9 @@ func (s *stream) choose() bool {
 		}
 	}
 	s.chosen = true
+	if s.egress && s.route != nil && s.route.decorator != "" {
+		s.headers.Set("x-envoy-decorator-operation", s.route.decorator)
+	}
 	s.traceRoute()
 	return true
 }

@@ -67,17 +67,31 @@ func Start(ctx context.Context, c Config, r envoy.Resources) (*Envoy, error) {
 	}
 	e.cmd = exec.Command(program, "-c", filepath.Join(dir, "bootstrap.json"), "--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id", "--disable-hot-restart")
 	e.cmd.Stdout, e.cmd.Stderr = e.output, e.output
-	if err := e.cmd.Start(); err != nil {
+	if err := e.run(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	go func() {
-		_ = e.cmd.Wait()
-		close(e.exited)
-	}()
 	if err := e.ready(ctx, r); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
+}
+
+// run starts Envoy so that it ends with this process, whatever ends it: a stray
+// one would go on answering on the same addresses.
+func (e *Envoy) run() error {
+	dieWithParent(e.cmd)
+	started := make(chan error, 1)
+	go func() {
+		// The signal on the parent's death is the death of the thread that started the child.
+		runtime.LockOSThread()
+		err := e.cmd.Start()
+		if started <- err; err != nil {
+			return
+		}
+		_ = e.cmd.Wait()
+		close(e.exited)
+	}()
+	return <-started
 }
 
 func (e *Envoy) prepare(r envoy.Resources) error {

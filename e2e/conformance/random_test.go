@@ -1,0 +1,278 @@
+//go:build e2e
+
+package conformance
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"postern.dev/postern/examples/story"
+	"postern.dev/postern/internal/manifest"
+	"postern.dev/postern/internal/translate"
+	"postern.dev/postern/internal/world"
+)
+
+// TestRandomConfigurations adds policies, routes and filters that nobody wrote to
+// the story's manifests, has Istio 1.17 translate them, and compares the engine
+// with a real Envoy. POSTERN_RANDOM_CONFIGS says how many.
+func TestRandomConfigurations(t *testing.T) {
+	n := 24
+	if text := os.Getenv("POSTERN_RANDOM_CONFIGS"); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("POSTERN_RANDOM_CONFIGS: %v", err)
+		}
+	}
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("POSTERN_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("POSTERN_SEED: %v", err)
+		}
+	}
+	total, causes := 0, map[string]int{}
+	refused := 0
+	for i := range n {
+		r := rand.New(rand.NewPCG(seed, uint64(i)))
+		state := story.States()[r.IntN(4)]
+		extra := randomObjects(r)
+		w, err := mutated(state, extra)
+		if err != nil {
+			// Istio's own validation refuses some of what is made up.
+			if !strings.Contains(err.Error(), "Istio") {
+				t.Fatalf("seed %d, configuration %d: %v\n%s", seed, i, err, extra)
+			}
+			refused++
+			continue
+		}
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			total += compareRandom(t, configuration{name: fmt.Sprintf("random-%d", i), resources: w.Gateways[0].Resources}, extra, seed, byte(100+i%100), causes)
+		})
+	}
+	unknown := 0
+	var list []string
+	for cause, k := range causes {
+		unknown += k
+		list = append(list, fmt.Sprintf("%s: %d", cause, k))
+	}
+	sort.Strings(list)
+	t.Logf("seed %d: %d configurations, %d refused by Istio, %d requests, %d unknown; %s", seed, n, refused, total, unknown, strings.Join(list, "; "))
+	if total == 0 || unknown*100 > total {
+		t.Errorf("%d of %d answers are unknown, want at most 1 %%", unknown, total)
+	}
+}
+
+func mutated(state story.State, extra string) (*world.World, error) {
+	base, err := manifest.FS(story.FS, state.Dirs...)
+	if err != nil {
+		return nil, err
+	}
+	more, err := manifest.Bytes("extra.yaml", []byte(extra))
+	if err != nil {
+		return nil, err
+	}
+	var objects []*manifest.Object
+	for _, s := range []*manifest.Set{base, more} {
+		for o := range s.All() {
+			objects = append(objects, o)
+		}
+	}
+	set, err := manifest.New(objects...)
+	if err != nil {
+		return nil, err
+	}
+	return world.Build(context.Background(), set, world.Options{Translate: translate.Options{Progress: os.Stderr}})
+}
+
+// compareRandom runs requests on one configuration and counts the unknown
+// answers by cause; any other difference is an error.
+func compareRandom(t *testing.T, c configuration, extra string, seed uint64, host byte, causes map[string]int) int {
+	t.Helper()
+	const requests, workers = 400, 4
+	p := start(t, c, host)
+	v := read(c.resources, p.proxy.Ports())
+	v.names = append(v.names, "x-foo", "x-tenant")
+	v.values = append(v.values, "a", "b", "alpha")
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for worker := range workers {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(seed, uint64(worker)+1000*uint64(host)))
+			conns := map[uint16]*client{}
+			for i := worker; i < requests; i += workers {
+				q := v.generate(r, i)
+				if conns[q.port] == nil {
+					conns[q.port] = &client{from: p.client, to: addrPort(p, q.port)}
+				}
+				diff := p.compare(conns[q.port], q, strconv.Itoa(i))
+				mu.Lock()
+				if cause, ok := strings.CutPrefix(diff, "the engine cannot tell: "); ok {
+					causes[cause]++
+				} else if diff != "" {
+					t.Errorf("seed %d, %s, request %d:\n%q\n%s\nwith\n%s", seed, c.name, i, q.raw(), diff, extra)
+					mu.Unlock()
+					break
+				}
+				mu.Unlock()
+			}
+			for _, c := range conns {
+				c.close()
+			}
+		})
+	}
+	wg.Wait()
+	return requests
+}
+
+// randomObjects are one to four objects as YAML (JSON is YAML).
+func randomObjects(r *rand.Rand) string {
+	var out []string
+	for i := range 1 + r.IntN(4) {
+		var o map[string]any
+		switch r.IntN(5) {
+		case 0, 1:
+			o = randomPolicy(r, i)
+		case 2:
+			o = randomFilter(i)
+		default:
+			o = randomRoute(r, i)
+		}
+		data, err := json.Marshal(o)
+		if err != nil {
+			panic(err) // maps of plain values
+		}
+		out = append(out, string(data))
+	}
+	return strings.Join(out, "\n---\n")
+}
+
+func object(kind, version, namespace string, i int, spec map[string]any) map[string]any {
+	return map[string]any{"apiVersion": version, "kind": kind, "metadata": map[string]any{"name": fmt.Sprintf("extra-%d", i), "namespace": namespace}, "spec": spec}
+}
+
+func some(r *rand.Rand, from ...string) []any {
+	var out []any
+	for _, s := range from {
+		if r.IntN(2) == 0 {
+			out = append(out, s)
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, from[r.IntN(len(from))])
+	}
+	return out
+}
+
+func randomPolicy(r *rand.Rand, i int) map[string]any {
+	rule := map[string]any{}
+	if r.IntN(2) == 0 {
+		rule["to"] = []any{map[string]any{"operation": randomOperation(r)}}
+	}
+	if r.IntN(2) == 0 {
+		key := pick(r, []string{"ipBlocks", "notIpBlocks", "remoteIpBlocks", "principals", "notPrincipals", "namespaces", "requestPrincipals", "notRequestPrincipals"})
+		values := some(r, "cluster.local/ns/a/sa/b", "*")
+		if strings.Contains(strings.ToLower(key), "ipblocks") {
+			values = some(r, "127.67.0.0/16", "10.0.0.0/8", "127.67.101.2")
+		}
+		if key == "namespaces" {
+			values = some(r, "kubeflow", "team-*")
+		}
+		rule["from"] = []any{map[string]any{"source": map[string]any{key: values}}}
+	}
+	if r.IntN(2) == 0 {
+		rule["when"] = []any{map[string]any{"key": pick(r, []string{"request.headers[x-foo]", "request.headers[x-tenant]", "destination.port", "source.ip", "request.auth.claims[iss]"}),
+			pick(r, []string{"values", "notValues"}): []any{pick(r, []string{"a", "*", "b*", "*a", "8080", "127.67.0.0/16"})}}}
+	}
+	spec := map[string]any{"action": pick(r, []string{"ALLOW", "DENY", "DENY"}), "rules": []any{rule}, "selector": map[string]any{"matchLabels": map[string]any{"istio": "ingressgateway"}}}
+	return object("AuthorizationPolicy", "security.istio.io/v1beta1", "istio-system", i, spec)
+}
+
+func randomOperation(r *rand.Rand) map[string]any {
+	op := map[string]any{}
+	for range 1 + r.IntN(2) {
+		not := pick(r, []string{"", "not"})
+		name := func(s string) string {
+			if not != "" {
+				return not + strings.ToUpper(s[:1]) + s[1:]
+			}
+			return s
+		}
+		switch r.IntN(4) {
+		case 0:
+			op[name("paths")] = some(r, "/v1*", "/pipeline", "*predict", "/dex/*", "*")
+		case 1:
+			op[name("methods")] = some(r, "GET", "POST", "OPTIONS")
+		case 2:
+			op[name("hosts")] = some(r, "sklearn-iris.kserve-test.example.com", "*.example.com", "orders*", "LOCALHOST:8080")
+		case 3:
+			op[name("ports")] = some(r, "8080", "8081")
+		}
+	}
+	return op
+}
+
+// randomRoute is a VirtualService of a tenant, often on a model's host.
+func randomRoute(r *rand.Rand, i int) map[string]any {
+	matcher := func() map[string]any {
+		return map[string]any{pick(r, []string{"exact", "prefix", "regex"}): pick(r, []string{"a", "b", "alpha", "al.*", "sklearn-iris.kserve-test.example.com"})}
+	}
+	match := map[string]any{}
+	if r.IntN(2) == 0 {
+		match["uri"] = map[string]any{pick(r, []string{"exact", "prefix"}): pick(r, []string{"/v1/models/m:predict", "/v1", "/", "/pipeline/"})}
+	}
+	if r.IntN(2) == 0 {
+		match["headers"] = map[string]any{pick(r, []string{"x-foo", "x-tenant", "x-forwarded-host"}): matcher()}
+	}
+	if r.IntN(3) == 0 {
+		match["withoutHeaders"] = map[string]any{"x-two": pick(r, []map[string]any{matcher(), {}})}
+	}
+	if r.IntN(3) == 0 {
+		match["method"] = map[string]any{"exact": pick(r, []string{"GET", "POST"})}
+	}
+	if r.IntN(4) == 0 {
+		match["queryParams"] = map[string]any{"q": pick(r, []map[string]any{{"exact": "1"}, {"regex": "[0-9]+"}, {"prefix": "1"}})}
+	}
+	if r.IntN(4) == 0 {
+		match["ignoreUriCase"] = true
+	}
+	http := map[string]any{"route": []any{map[string]any{"destination": map[string]any{"host": pick(r, []string{"ml-pipeline-ui.kubeflow.svc.cluster.local", "orders.backend.svc.cluster.local", "nobody.nowhere.svc.cluster.local"}), "port": map[string]any{"number": 80}}}}}
+	if len(match) > 0 {
+		http["match"] = []any{match}
+	}
+	if r.IntN(3) == 0 {
+		http["rewrite"] = pick(r, []map[string]any{{"uri": "/new"}, {"authority": "new.example.com"}, {"uri": "/", "authority": "b"}})
+	}
+	if r.IntN(3) == 0 {
+		http["headers"] = map[string]any{"request": map[string]any{"set": map[string]any{"x-set": "1"}, "add": map[string]any{"x-two": "added", "via": "added"}, "remove": []any{"x-foo"}}}
+	}
+	if r.IntN(3) == 0 {
+		http["timeout"] = "7s"
+	}
+	return object("VirtualService", "networking.istio.io/v1beta1", "team-b", i, map[string]any{
+		"gateways": []any{"kubeflow/kubeflow-gateway", "knative-serving/knative-local-gateway"},
+		"hosts":    []any{pick(r, []string{"sklearn-iris.kserve-test.example.com", "fraud.team-b.example.com", "*.example.com", "tenant.example.org", "*"})},
+		"http":     []any{http},
+	})
+}
+
+// randomFilter is Kubeflow's own Lua once more, which chooses the route again.
+func randomFilter(i int) map[string]any {
+	return object("EnvoyFilter", "networking.istio.io/v1alpha3", "istio-system", i, map[string]any{
+		"workloadSelector": map[string]any{"labels": map[string]any{"istio": "ingressgateway"}},
+		"configPatches": []any{map[string]any{"applyTo": "HTTP_FILTER",
+			"match": map[string]any{"context": "GATEWAY", "listener": map[string]any{"filterChain": map[string]any{"filter": map[string]any{"name": "envoy.http_connection_manager", "subFilter": map[string]any{"name": "envoy.router"}}}}},
+			"patch": map[string]any{"operation": "INSERT_BEFORE", "value": map[string]any{"name": "envoy.filters.http.lua", "typed_config": map[string]any{"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+				"inlineCode": "function envoy_on_request(request_handle)\n  local host = request_handle:headers():get(\":authority\")\n  request_handle:headers():add(\"x-forwarded-host\", host)\nend\n"}}}}}})
+}
+
+func addrPort(p *pair, port uint16) netip.AddrPort { return netip.AddrPortFrom(p.gateway, port) }
