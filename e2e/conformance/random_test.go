@@ -249,6 +249,19 @@ func randomRoute(r *rand.Rand, i int) map[string]any {
 	if len(match) > 0 {
 		http["match"] = []any{match}
 	}
+	hosts := []any{pick(r, []string{"sklearn-iris.kserve-test.example.com", "fraud.team-b.example.com", "*.example.com", "tenant.example.org", "*"})}
+	if r.IntN(4) == 0 {
+		delete(http, "route")
+		if r.IntN(2) == 0 {
+			http["directResponse"] = map[string]any{"status": pick(r, []int{200, 403, 503}), "body": map[string]any{"string": pick(r, []string{"", "direct"})}}
+		} else {
+			http["redirect"] = pick(r, []map[string]any{{"uri": "/elsewhere"}, {"authority": "new.example.com"}, {"uri": "/x?y=1", "authority": "b", "redirectCode": 307}, {"scheme": "https", "authority": "c", "redirectCode": 302}})
+		}
+		if r.IntN(2) == 0 {
+			http["headers"] = map[string]any{"response": map[string]any{"set": map[string]any{"x-r": "1"}, "add": map[string]any{"x-s": "2"}, "remove": []any{"x-t"}}}
+		}
+		return object("VirtualService", "networking.istio.io/v1beta1", "team-b", i, map[string]any{"gateways": []any{"kubeflow/kubeflow-gateway"}, "hosts": hosts, "http": []any{http}})
+	}
 	if r.IntN(3) == 0 {
 		http["rewrite"] = pick(r, []map[string]any{{"uri": "/new"}, {"authority": "new.example.com"}, {"uri": "/", "authority": "b"}})
 	}
@@ -260,7 +273,7 @@ func randomRoute(r *rand.Rand, i int) map[string]any {
 	}
 	return object("VirtualService", "networking.istio.io/v1beta1", "team-b", i, map[string]any{
 		"gateways": []any{"kubeflow/kubeflow-gateway", "knative-serving/knative-local-gateway"},
-		"hosts":    []any{pick(r, []string{"sklearn-iris.kserve-test.example.com", "fraud.team-b.example.com", "*.example.com", "tenant.example.org", "*"})},
+		"hosts":    hosts,
 		"http":     []any{http},
 	})
 }

@@ -277,6 +277,9 @@ func (r router) decode(s *stream) *Outcome {
 	if len(rt.unmodelled) > 0 {
 		return unknown(strings.Join(rt.unmodelled, ", "))
 	}
+	if rt.direct != nil {
+		return rt.direct.reply(s, rt)
+	}
 	if rt.action == nil {
 		return unknown("an action of the route that is not a cluster")
 	}

@@ -42,7 +42,8 @@ type route struct {
 	info      RouteInfo
 	host      *virtualHost
 	matches   routeMatch
-	action    *action // nil: the action is not modelled
+	action    *action // nil: the action is a direct one, or not modelled
+	direct    *direct
 	change    headerChange
 	decorator string
 	perFilter map[string]*anypb.Any
@@ -153,7 +154,7 @@ func compileVirtualHost(v *routev3.VirtualHost) (*virtualHost, error) {
 func compileRoute(r *routev3.Route, vh *virtualHost) (*route, error) {
 	c := &route{host: vh, perFilter: r.TypedPerFilterConfig, decorator: r.Decorator.GetOperation()}
 	c.info = RouteInfo{VirtualHost: vh.name, Name: r.Name, Config: istioConfig(r.Metadata)}
-	c.unmodelled = append(vh.unmodelled[:len(vh.unmodelled):len(vh.unmodelled)], fieldsBut(r, "name", "match", "route", "metadata", "decorator", "typed_per_filter_config", "tracing", "stat_prefix",
+	c.unmodelled = append(vh.unmodelled[:len(vh.unmodelled):len(vh.unmodelled)], fieldsBut(r, "name", "match", "route", "redirect", "direct_response", "metadata", "decorator", "typed_per_filter_config", "tracing", "stat_prefix",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")...)
 	var err error
 	if c.change, err = compileChange(r); err != nil {
@@ -162,6 +163,9 @@ func compileRoute(r *routev3.Route, vh *virtualHost) (*route, error) {
 	if c.matches, err = compileMatch(r.Match); err != nil {
 		return nil, err
 	}
+	var extra []string
+	c.direct, extra = compileDirect(r)
+	c.unmodelled = append(c.unmodelled, extra...)
 	if a := r.GetRoute(); a != nil {
 		c.unmodelled = append(c.unmodelled, fieldsBut(a, "cluster", "host_rewrite_literal", "prefix_rewrite", "timeout",
 			// one attempt is made; what a retry would answer is the upstream's matter
