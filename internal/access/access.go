@@ -29,8 +29,12 @@ type Kind string
 // The kinds of callers. The zero value is nobody.
 const (
 	Nobody Kind = ""       // system:anonymous
-	Person Kind = "person" // a session of the login that is there
+	Person Kind = "person" // a session of the login that is there, or a token whose names are the login's
 	Pod    Kind = "pod"    // recognised by its address
+
+	Key     Kind = "key"             // an API key
+	Account Kind = "service-account" // a ServiceAccount's token
+	Token   Kind = "token"           // a token whose names have a prefix of their own
 )
 
 // Names Kubernetes itself reserves.
@@ -72,6 +76,11 @@ type Resource struct {
 // Model is the resource of an InferenceService.
 func Model(namespace, name string) Resource {
 	return Resource{Group: "serving.kserve.io", Resource: "inferenceservices", Namespace: namespace, Name: name}
+}
+
+// Graph is the resource of an InferenceGraph.
+func Graph(namespace, name string) Resource {
+	return Resource{Group: "serving.kserve.io", Resource: "inferencegraphs", Namespace: namespace, Name: name}
 }
 
 // Application is the resource of a VirtualService that is no model's.

@@ -36,6 +36,8 @@ type Options struct {
 	Now func() time.Time
 	// Log gets one line per decision and no secret. If nil, nothing is logged.
 	Log *slog.Logger
+	// Observe, if set, is told of every verdict and how long it took.
+	Observe func(Verdict, time.Duration)
 }
 
 // Snapshot is what is known of the cluster. It does not change; a new state is
@@ -44,6 +46,10 @@ type Snapshot struct {
 	Rules *access.Rules
 	Map   *territory.Map
 	Pods  *credential.Pods
+	// APIKeys and Accounts may be nil: then no API key is known, and of no
+	// ServiceAccount whether it is there.
+	APIKeys  *credential.APIKeys
+	Accounts *credential.Accounts
 }
 
 // Authorizer judges requests. It is safe for use by several goroutines.
@@ -52,10 +58,14 @@ type Authorizer struct {
 	doors    map[uint16]bool // by port: whether in the cluster
 	login    *login
 	sessions *credential.Sessions
+	bearers  *credential.Sessions // the same, Authorization included; nil where the login does not see it
+	tokens   *credential.Tokens
+	taken    []accept // whose tokens, for refusals
 	strip    stripper
 	keys     *passport.Keys
 	now      func() time.Time
 	log      *slog.Logger
+	observe  func(Verdict, time.Duration)
 	snapshot atomic.Pointer[Snapshot]
 }
 
@@ -70,7 +80,7 @@ func New(cfg Config, opts Options) (*Authorizer, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	a := &Authorizer{cfg: cfg, doors: map[uint16]bool{}, keys: opts.Keys, now: opts.Now, log: opts.Log}
+	a := &Authorizer{cfg: cfg, doors: map[uint16]bool{}, keys: opts.Keys, now: opts.Now, log: opts.Log, observe: opts.Observe}
 	for _, d := range cfg.Doors {
 		a.doors[d.Port] = d.InCluster
 	}
@@ -91,10 +101,23 @@ func New(cfg Config, opts Options) (*Authorizer, error) {
 	if a.login, err = newLogin(cfg.Login.Delegate, opts.HTTPClient); err != nil {
 		return nil, err
 	}
-	a.sessions = credential.NewSessions(a.login.sessionRules(), a.login.session, a.now)
+	rules := a.login.sessionRules()
+	a.sessions = credential.NewSessions(rules, a.login.session, a.now)
+	if slices.Contains(a.login.rules.RequestHeaders, "authorization") {
+		rules.Cookies, rules.Tokens = nil, []string{"authorization"}
+		a.bearers = credential.NewSessions(rules, a.login.session, a.now)
+	}
+	opts.Now, a.taken = a.now, taken(cfg.Tokens)
+	if a.tokens, err = newTokens(cfg.Tokens, opts); err != nil {
+		return nil, err
+	}
 	a.strip = newStripper(cfg)
 	return a, nil
 }
+
+// Close ends what is done in the background: fetching issuers' keys. Requests may
+// still be judged.
+func (a *Authorizer) Close() { a.tokens.Close() }
 
 // Swap gives the Authorizer a new state of the cluster. A Snapshot that lacks a
 // part counts as none.
@@ -149,7 +172,7 @@ func (a *Authorizer) decide(ctx context.Context, req Request) Verdict {
 	case t.Kind == territory.People:
 		v = a.people(ctx, req, t)
 	default:
-		v = a.machine(ctx, req, snap, t, inCluster)
+		v = a.called(ctx, req, snap, t, inCluster)
 	}
 	v.Territory = t
 	if v.Resource.IsZero() {

@@ -79,9 +79,9 @@ func TestDecide(t *testing.T) {
 		{"an old cookie outside", ask(8080, outside, "POST", openOut, predictPath, "cookie: authservice_session=old", html), 401, CredentialRequired, ""},
 		{"a session of a pod's browser: the person counts", ask(8081, podAddr, "POST", openIn, predictPath, aliceCook), 403, NotAllowed, ""},
 
-		{"a bearer token", ask(8081, podAddr, "POST", openIn, predictPath, "authorization: Bearer x"), 401, credential.UnsupportedCredential, ""},
+		{"a bearer token", ask(8081, podAddr, "POST", openIn, predictPath, "authorization: Bearer x"), 401, credential.TokenMalformed, ""},
 		{"basic", ask(8080, outside, "POST", ownedOut, predictPath, "authorization: Basic x", aliceCook), 401, credential.UnsupportedCredential, ""},
-		{"an API key", ask(8081, podAddr, "POST", openIn, predictPath, "x-api-key: k"), 401, credential.UnsupportedCredential, ""},
+		{"an API key", ask(8081, podAddr, "POST", openIn, predictPath, "x-api-key: k"), 401, credential.KeyMalformed, ""},
 		{"a bad session token", ask(8081, podAddr, "POST", openIn, predictPath, "x-auth-token: k"), 401, credential.InvalidSession, ""},
 
 		{"unbound: nothing", ask(8080, outside, "GET", unboundOut, "/v1", html), 401, LoginRequired, ""},
@@ -96,7 +96,7 @@ func TestDecide(t *testing.T) {
 		{"by a browser with an old cookie", ask(8080, outside, "GET", "web.example.com", "/", html, "cookie: authservice_session=old"), 302, LoginRefused, ""},
 		{"by a browser that posts", ask(8080, outside, "POST", "web.example.com", "/", html), 401, CredentialRequired, ""},
 		{"by a browser, a path that the login skips", ask(8080, outside, "GET", "web.example.com", "/dex/x", html), 401, CredentialRequired, ""},
-		{"by a browser with a token", ask(8080, outside, "GET", "web.example.com", "/", html, "authorization: Bearer x"), 401, credential.UnsupportedCredential, ""},
+		{"by a browser with a token", ask(8080, outside, "GET", "web.example.com", "/", html, "authorization: Bearer x"), 401, credential.TokenMalformed, ""},
 		{"a person without a rule", ask(8080, outside, "GET", "web.example.com", "/", html, adaCookie), 403, NotAllowed, ""},
 		{"an unbound application is the login's", ask(8080, outside, "GET", "free.example.com", "/"), 302, LoginRefused, ""},
 		{"with a session", ask(8080, outside, "GET", "free.example.com", "/", adaCookie), 200, LoginAllowed, "ada@example.com"},

@@ -26,12 +26,20 @@ type Config struct {
 	Routing Routing `yaml:"routing"`
 	// Login is the login that is there.
 	Login Login `yaml:"login"`
+	// Tokens says whose tokens count.
+	Tokens Tokens `yaml:"tokens"`
+	// CORS is for pages that call models.
+	CORS CORS `yaml:"cors"`
 	// Identity are further headers that name a caller.
 	Identity Identity `yaml:"identity"`
 	// Proxies are label sets of pods that pass on other callers' requests, besides
 	// the ones Postern knows (credential.DefaultProxies): a call from such a pod's
 	// address is nobody's. The value "*" stands for any.
 	Proxies []map[string]string `yaml:"proxies"`
+	// Insecure says that anybody may reach the port for checks, and claim any
+	// address there: then no pod is recognised by its address. Who serves the port
+	// knows.
+	Insecure bool `yaml:"-"`
 }
 
 // Door is a port of the gateway pods and the Istio Gateway whose servers listen
@@ -169,6 +177,7 @@ func (c Config) withDefaults() Config {
 			{"istio-system", map[string]string{"istio": "cluster-local-gateway"}},
 		}
 	}
+	c.CORS = c.CORS.withDefaults()
 	c.Kubeflow.Namespaces = append(DefaultNamespaces(), c.Kubeflow.Namespaces...)
 	c.Identity.Headers = append(DefaultIdentity(), c.Identity.Headers...)
 	return c
@@ -203,6 +212,9 @@ func (c Config) Territory(derive func(*manifest.Set) ([]*manifest.Object, error)
 func (c Config) PodRules() credential.PodRules {
 	c = c.withDefaults()
 	r := credential.PodRules{Proxies: c.Proxies}
+	if c.Insecure {
+		r.NoCallers = "the authorizer's port is open to others, so addresses prove nothing"
+	}
 	for _, g := range c.Gateways {
 		r.Gateways = append(r.Gateways, credential.Workload(g))
 	}

@@ -275,9 +275,13 @@ func newSnapshot(t testing.TB, cfg Config, more ...string) *Snapshot {
 	}
 	host := pod("default", "host", "10.244.0.30", nil)
 	host.HostNetwork = true
-	return &Snapshot{Rules: rules, Map: m, Pods: credential.NewPods([]credential.Pod{
+	return &Snapshot{Rules: rules, Map: m, APIKeys: credential.NewAPIKeys(set), Accounts: credential.NewAccounts(set), Pods: credential.NewPods([]credential.Pod{
 		pod("default", "myapp-pod", podAddr, nil),
 		pod("team", "other-pod", teamAddr, nil),
+		{Namespace: "team", Name: "robot-1", UID: "pod-1", ServiceAccount: "robot", Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.60")}},
+		pod("models", "open-transformer", "10.244.0.70", map[string]string{credential.ModelLabel: "open"}),
+		pod("nobody", "unbound-transformer", "10.244.0.71", map[string]string{credential.ModelLabel: "unbound"}),
+		pod("alice", "false-transformer", "10.244.0.72", map[string]string{credential.ModelLabel: "open"}),
 		pod("istio-system", "istio-ingressgateway-1", gwAddr, map[string]string{"istio": "ingressgateway"}),
 		pod("ingress", "nginx", "10.244.0.40", map[string]string{"app.kubernetes.io/name": "ingress-nginx"}),
 		pod("default", "a", "10.244.0.50", nil), pod("default", "b", "10.244.0.50", nil),

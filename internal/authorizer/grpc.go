@@ -91,7 +91,7 @@ func Response(v Verdict) *auth.CheckResponse {
 	if v.Allow {
 		out.Status = &status.Status{Code: int32(codes.OK)}
 		out.HttpResponse = &auth.CheckResponse_OkResponse{OkResponse: &auth.OkHttpResponse{
-			Headers: options(v.Set), HeadersToRemove: v.Remove,
+			Headers: options(v.Set), HeadersToRemove: v.Remove, ResponseHeadersToAdd: responseOptions(v.Response),
 		}}
 		return out
 	}
@@ -124,6 +124,24 @@ func options(list []Header) []*core.HeaderValueOption {
 	return out
 }
 
+// responseOptions change a backend's answer.
+func responseOptions(list []Header) []*core.HeaderValueOption {
+	out := options(list)
+	for i, h := range list {
+		out[i].AppendAction = actionOf(h.Name)
+	}
+	return out
+}
+
+// actionOf: of two Vary headers both count, and of two policies the stricter part
+// of each; what a backend says must stay.
+func actionOf(name string) core.HeaderValueOption_HeaderAppendAction {
+	if name == "vary" || name == "content-security-policy" {
+		return core.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD
+	}
+	return core.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD
+}
+
 // metadata is what other filters and the access log may read, below
 // envoy.filters.http.ext_authz.
 func metadata(v Verdict) *structpb.Struct {
@@ -137,6 +155,9 @@ func metadata(v Verdict) *structpb.Struct {
 	}
 	if v.Caller.User != "" {
 		fields["caller"] = structpb.NewStringValue(strings.ToValidUTF8(v.Caller.User, "?"))
+	}
+	if v.Credential != "" {
+		fields["credential"] = structpb.NewStringValue(strings.ToValidUTF8(v.Credential, "?"))
 	}
 	if !v.Resource.IsZero() {
 		fields["resource"] = structpb.NewStringValue(v.Resource.String())

@@ -1,7 +1,6 @@
 package authorizer
 
 import (
-	"sort"
 	"strings"
 
 	"postern.dev/postern/internal/credential"
@@ -24,7 +23,8 @@ type stripper struct {
 type patterns struct {
 	exact    map[string]bool
 	prefixes []string
-	always   []string // removed even when the check does not show them
+	always   []string        // removed even when the check does not show them
+	listed   map[string]bool // the members of always
 }
 
 func newStripper(cfg Config) stripper {
@@ -58,7 +58,13 @@ func newPatterns(names []string) patterns {
 			p.always = append(p.always, n)
 		}
 	}
-	p.always = append(p.always, passportHeader)
+	if !p.exact[passportHeader] {
+		p.always = append(p.always, passportHeader)
+	}
+	p.listed = map[string]bool{}
+	for _, n := range p.always {
+		p.listed[n] = true
+	}
 	return p
 }
 
@@ -79,22 +85,16 @@ func (p patterns) match(name string) bool {
 
 // names are the headers to remove, each once, but for those that are set.
 func (s stripper) names(h credential.Headers, p patterns, set map[string]bool) []string {
-	var out []string
-	seen := map[string]bool{}
-	add := func(name string) {
-		if !seen[name] && !set[name] {
-			seen[name] = true
+	out := make([]string, 0, len(p.always)+4)
+	for _, name := range p.always {
+		if !set[name] {
 			out = append(out, name)
 		}
 	}
-	for _, name := range p.always {
-		add(name)
-	}
 	for name := range h {
-		if p.match(name) {
-			add(name)
+		if !p.listed[name] && !set[name] && p.match(name) {
+			out = append(out, name)
 		}
 	}
-	sort.Strings(out)
 	return out
 }

@@ -4,13 +4,18 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"postern.dev/postern/internal/credential"
 )
 
-// record writes the line of a decision. No header's value, no query and no body
+// record tells of a decision: Observe, and the log by one line. No header's value, no query and no body
 // goes into it: they may hold secrets. The caller's name is no secret.
 func (a *Authorizer) record(ctx context.Context, req Request, v Verdict, took time.Duration) {
+	if a.observe != nil {
+		a.observe(v, took)
+	}
 	level := slog.LevelInfo
-	if v.Reason == Internal || v.Reason == LoginUnavailable {
+	if v.Reason == Internal || v.Reason == LoginUnavailable || v.Reason == credential.KeysUnavailable {
 		level = slog.LevelError
 	}
 	if !a.log.Enabled(ctx, level) {
@@ -27,11 +32,17 @@ func (a *Authorizer) record(ctx context.Context, req Request, v Verdict, took ti
 		slog.String("method", short(req.Method)), slog.String("host", short(req.Host)), slog.String("path", short(req.Path)),
 		slog.Duration("took", took),
 	}
+	if id := traceID(req); id != "" {
+		attrs = append(attrs, slog.String("trace", id))
+	}
 	if v.Caller.User != "" {
 		attrs = append(attrs, slog.String("caller", short(v.Caller.User)))
 	}
 	if v.How != "" {
 		attrs = append(attrs, slog.String("by", v.How))
+	}
+	if v.Credential != "" {
+		attrs = append(attrs, slog.String("credential", v.Credential))
 	}
 	if !v.Resource.IsZero() {
 		attrs = append(attrs, slog.String("resource", v.Resource.String()))
@@ -43,6 +54,23 @@ func (a *Authorizer) record(ctx context.Context, req Request, v Verdict, took ti
 		attrs = append(attrs, slog.String("cause", v.cause.Error()))
 	}
 	a.log.LogAttrs(ctx, level, "decision", attrs...)
+}
+
+// traceID is the trace that a request belongs to (W3C traceparent: version,
+// trace, parent, flags), by which the line is found from Envoy's own spans, one of
+// which is the check. It is the client's word and says nothing else.
+func traceID(req Request) string {
+	v, _ := req.Headers.Only("traceparent")
+	if len(v) < 55 || v[2] != '-' || v[35] != '-' {
+		return ""
+	}
+	id := v[3:35]
+	for i := range len(id) {
+		if c := id[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return ""
+		}
+	}
+	return id
 }
 
 // short bounds what a client can write into the log.

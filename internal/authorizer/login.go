@@ -39,6 +39,12 @@ func newLogin(d Delegate, client *http.Client) (*login, error) {
 	if err != nil {
 		return nil, fmt.Errorf("login.delegate.url: %w", err)
 	}
+	return &login{rules: d, base: base, client: bare(client)}, nil
+}
+
+// bare is a client that sends what it is told and nothing else: no cookie, no
+// second request where the first answer leads.
+func bare(client *http.Client) *http.Client {
 	own := &http.Client{}
 	if client != nil {
 		*own = *client
@@ -51,7 +57,7 @@ func newLogin(d Delegate, client *http.Client) (*login, error) {
 	case *http.Transport:
 		own.Transport = plain(t)
 	}
-	return &login{rules: d, base: base, client: own}, nil
+	return own
 }
 
 // plain is a transport that neither asks for compression, which Envoy does not,

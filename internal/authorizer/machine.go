@@ -13,11 +13,28 @@ import (
 
 // identity is who calls and how that was found out.
 type identity struct {
-	caller access.Caller
-	how    string
-	token  string // the passport it was read from
-	note   string // why a pod was not recognised
-	second bool   // the gateway's own second hop
+	caller  access.Caller
+	how     string
+	id      string // public, of the credential
+	token   string // the passport it was read from
+	note    string // why a pod was not recognised
+	second  bool   // the gateway's own second hop
+	sibling bool   // a pod of the model itself
+}
+
+// called judges a call to a model or an application, and what a browser asks
+// before it calls.
+func (a *Authorizer) called(ctx context.Context, req Request, snap *Snapshot, t territory.Territory, inCluster bool) Verdict {
+	if inCluster && snap.Pods.Gateway(req.Source) { // browsers have been answered at the first hop
+		return a.machine(ctx, req, snap, t, inCluster)
+	}
+	if v, ok := a.preflight(req, t); ok {
+		return v
+	}
+	if v, ok := a.metadata(req, t); ok {
+		return v
+	}
+	return crossOrigin(req, t, sandboxed(t, a.machine(ctx, req, snap, t, inCluster)))
 }
 
 // machine judges a call to a model or an application.
@@ -27,16 +44,23 @@ func (a *Authorizer) machine(ctx context.Context, req Request, snap *Snapshot, t
 		// Nobody was given a rule: it stays where it was, behind login.
 		return a.people(ctx, req, t)
 	}
+	if !bound {
+		if v, ok := a.bearer(ctx, req, t, snap, inCluster); ok {
+			return v
+		}
+	}
 	id, err := a.identify(ctx, req, snap, t, inCluster)
 	if err != nil {
-		return a.refuseCredential(req, t, inCluster, err)
+		v := a.refuseCredential(req, t, inCluster, err)
+		v.How, v.Credential = id.how, id.id
+		return v
 	}
-	v := Verdict{Caller: id.caller, How: id.how, Resource: t.Resource}
-	if !bound {
+	v := Verdict{Caller: id.caller, How: id.how, Credential: id.id, Resource: t.Resource}
+	if !bound && !id.sibling {
 		// The same for a model: a session that the login knows goes in, as it does
 		// today. Everything else would be redirected today, which no program can
 		// use; it is told so.
-		if id.caller.Kind != access.Person {
+		if id.how != BySession && !(id.how == ByPassport && id.caller.Kind == access.Person) {
 			return a.challenge(req, t, inCluster, id, LoginRequired, "no rule opens this model, it is behind login: log in, or have a RoleBinding made for you")
 		}
 		v.Reason = LoginAllowed
@@ -48,9 +72,13 @@ func (a *Authorizer) machine(ctx context.Context, req Request, snap *Snapshot, t
 		v.Reason = Allowed
 		return a.admit(req, v, id)
 	}
+	if id.sibling {
+		v.Reason = Sibling
+		return a.admit(req, v, id)
+	}
 	if id.caller.Proven {
 		refused := a.refuse(req, http.StatusForbidden, NotAllowed, id.caller.User+" has no rule with the verb "+verb+" on "+t.Resource.String())
-		refused.Caller, refused.How, refused.Resource = id.caller, id.how, t.Resource
+		refused.Caller, refused.How, refused.Credential, refused.Resource = id.caller, id.how, id.id, t.Resource
 		return refused
 	}
 	if t.Kind == territory.Application && id.how == ByAnonymous && !id.second && navigation(req) {
@@ -66,7 +94,8 @@ func (a *Authorizer) machine(ctx context.Context, req Request, snap *Snapshot, t
 // Sec-Fetch-Site, by which another site's page is told from the person.
 func (a *Authorizer) identify(ctx context.Context, req Request, snap *Snapshot, t territory.Territory, inCluster bool) (identity, error) {
 	second := inCluster && snap.Pods.Gateway(req.Source)
-	if second {
+	sibling := inCluster && !second && snap.Pods.Sibling(req.Source, t.Resource)
+	if second || sibling {
 		c, ok, err := credential.Passport(req.Headers, a.keys, t.Resource, a.now())
 		if err != nil {
 			return identity{}, err
@@ -76,10 +105,15 @@ func (a *Authorizer) identify(ctx context.Context, req Request, snap *Snapshot, 
 			return identity{caller: c, how: ByPassport, token: token}, nil
 		}
 	}
-	if err := credential.Unsupported(req.Headers); err != nil {
+	shown, ok, err := credential.Shown(req.Headers)
+	switch {
+	case err != nil:
 		return identity{}, err
-	}
-	if second {
+	case ok && second:
+		return identity{}, &credential.Refusal{Reason: PassportRequired, Message: "on the gateway's own second hop only a passport counts"}
+	case ok:
+		return a.known(ctx, shown, snap)
+	case second:
 		return identity{caller: credential.Anonymous(), how: ByAnonymous, second: true, note: "from the gateway itself, without a passport"}, nil
 	}
 	c, ok, err := a.sessions.Caller(ctx, req.Headers)
@@ -91,7 +125,7 @@ func (a *Authorizer) identify(ctx context.Context, req Request, snap *Snapshot, 
 		// takes other sites' requests is its own affair, as it is behind login
 		// today. A model has no pages.
 		if t.Kind == territory.Model {
-			if err := credential.SameSite(req.Headers); err != nil {
+			if err := credential.SameSite(req.Headers, t.Origins); err != nil {
 				return identity{}, err
 			}
 		}
@@ -101,11 +135,44 @@ func (a *Authorizer) identify(ctx context.Context, req Request, snap *Snapshot, 
 	if inCluster {
 		pod, ok, why := snap.Pods.Caller(req.Source)
 		if ok {
-			return identity{caller: pod, how: ByPod}, nil
+			return identity{caller: pod, how: ByPod, sibling: sibling}, nil
 		}
 		note = why
 	}
 	return identity{caller: credential.Anonymous(), how: ByAnonymous, note: note}, nil
+}
+
+// known judges what a program shows. What it was stays known when it is refused.
+func (a *Authorizer) known(ctx context.Context, shown credential.Credential, snap *Snapshot) (id identity, err error) {
+	if shown.Key {
+		id.how = ByKey
+		id.caller, id.id, err = snap.APIKeys.Caller(shown, a.now())
+		return id, err
+	}
+	id.how = ByToken
+	id.caller, id.id, err = a.tokens.Caller(ctx, shown, credential.Live{Pods: snap.Pods, Accounts: snap.Accounts})
+	if id.caller.Kind == access.Account {
+		id.how = ByAccount
+	}
+	return id, err
+}
+
+// bearer asks the login about a token for a model that nobody was given a rule
+// for: where the login takes tokens (oauth2-proxy since Kubeflow 1.9), such a call
+// goes on as it did. ok is false when the login does not know the token.
+func (a *Authorizer) bearer(ctx context.Context, req Request, t territory.Territory, snap *Snapshot, inCluster bool) (Verdict, bool) {
+	shown, ok, err := credential.Shown(req.Headers)
+	if a.bearers == nil || !ok || err != nil || shown.Key || inCluster && snap.Pods.Gateway(req.Source) {
+		return Verdict{}, false
+	}
+	c, found, err := a.bearers.Caller(ctx, credential.Headers{"authorization": req.Headers["authorization"]})
+	if r := (*credential.Refusal)(nil); errors.As(err, &r) && r.Unavailable {
+		return a.refuseCredential(req, t, inCluster, err), true
+	}
+	if err != nil || !found {
+		return Verdict{}, false
+	}
+	return a.admit(req, Verdict{Caller: c, How: ByLogin, Resource: t.Resource, Reason: LoginAllowed}, identity{caller: c}), true
 }
 
 // admit lets a call in: every credential and every header that names a caller
@@ -195,7 +262,7 @@ func (a *Authorizer) refuseCredential(req Request, t territory.Territory, inClus
 	case r.Forbidden:
 		status = http.StatusForbidden
 	}
-	v := a.refuseWith(req, status, r.Reason, r.Message, accepts(inCluster))
+	v := a.refuseWith(req, t, status, r.Reason, r.Message, a.accepts(inCluster))
 	v.Resource, v.cause = t.Resource, err
 	return v
 }

@@ -20,30 +20,53 @@ import (
 // that cannot be or two documents are errors with file, line and field. file is
 // only for errors.
 func ParseConfig(file string, data []byte) (Config, error) {
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
 	var c Config
-	switch err := dec.Decode(&c); {
-	case errors.Is(err, io.EOF):
-		return Config{}, nil // nothing said: the zero value
-	case err != nil:
-		return Config{}, yamlError(file, err)
+	root, err := Decode(file, data, &c)
+	if err == nil {
+		err = c.Check(file, root)
 	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return Config{}, fmt.Errorf("%s: got more than one YAML document, want one", file)
-	}
-	var root yaml.Node
-	if err := yaml.Unmarshal(data, &root); err != nil {
-		return Config{}, yamlError(file, err)
-	}
-	var errs []error
-	for _, p := range c.problems() {
-		errs = append(errs, fmt.Errorf("%s:%d: %s: %s", file, lineOf(&root, p.field), p.field, p.msg))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err != nil {
 		return Config{}, err
 	}
 	return c, nil
+}
+
+// Decode reads one YAML document strictly into out, for a program whose file holds
+// a Config among other things. It gives the document for finding lines; nothing
+// said is no document and no error.
+func Decode(file string, data []byte, out any) (*yaml.Node, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	root := &yaml.Node{}
+	switch err := dec.Decode(out); {
+	case errors.Is(err, io.EOF):
+		return root, nil // nothing said: the zero value
+	case err != nil:
+		return nil, yamlError(file, err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: got more than one YAML document, want one", file)
+	}
+	if err := yaml.Unmarshal(data, root); err != nil {
+		return nil, yamlError(file, err)
+	}
+	return root, nil
+}
+
+// Check says what is wrong with a configuration that was read from the top of a
+// document.
+func (c Config) Check(file string, root *yaml.Node) error {
+	var errs []error
+	for _, p := range c.problems() {
+		errs = append(errs, Problem(file, root, p.field, "%s", p.msg))
+	}
+	return errors.Join(errs...)
+}
+
+// Problem is an error about a field of a document such as "doors[1].port", with
+// file and line.
+func Problem(file string, root *yaml.Node, field, format string, args ...any) error {
+	return fmt.Errorf("%s:%d: %s: %s", file, lineOf(root, field), field, fmt.Sprintf(format, args...))
 }
 
 // yamlError puts the file and the line in front of what the YAML reader says.
@@ -102,6 +125,8 @@ func (c Config) problems() []problem {
 	}
 	c.doorProblems(add)
 	c.Login.Delegate.problems(add)
+	c.Tokens.problems(add)
+	c.CORS.problems(add)
 	if c.Routing != "" && c.Routing != Metadata && c.Routing != Derived {
 		add("routing", "got %q, want metadata or derived", string(c.Routing))
 	}

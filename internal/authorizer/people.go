@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"postern.dev/postern/internal/access"
+	"postern.dev/postern/internal/credential"
 	"postern.dev/postern/internal/territory"
 )
 
@@ -20,6 +21,9 @@ import (
 // /dex): there a client's own kubeflow-userid would arrive with the gateway's
 // trusted identity.
 func (a *Authorizer) people(ctx context.Context, req Request, t territory.Territory) Verdict {
+	if credential.HoldsKey(req.Headers) {
+		return a.refuse(req, http.StatusForbidden, WrongDoor, "API keys open models and applications that a rule opens, not this")
+	}
 	said, err := a.login.request(ctx, req)
 	if err != nil {
 		return a.unasked(req, err)

@@ -33,13 +33,15 @@ type Verdict struct {
 	// Message is for the caller of a refused request; it names no secret.
 	Message string
 
-	// How the caller was recognised: session, pod-address, passport, anonymous,
-	// or login where the login that is there judged by itself.
-	How       string
-	Caller    access.Caller
-	Resource  access.Resource
-	Decision  access.Decision // what in RBAC decided
-	Territory territory.Territory
+	// How the caller was recognised: by one of the words below, login where the
+	// login that is there judged by itself.
+	How string
+	// Credential is the public id of what was shown: an API key's id, a token's jti.
+	Credential string
+	Caller     access.Caller
+	Resource   access.Resource
+	Decision   access.Decision // what in RBAC decided
+	Territory  territory.Territory
 
 	// Set and Remove change the request of an allowed call. No name is in both:
 	// Envoy removes after it sets (onComplete in ext_authz.cc). Each name of Set
@@ -47,7 +49,12 @@ type Verdict struct {
 	Set    []Header
 	Remove []string
 
-	// Status, Headers and Body are the answer to a refused call.
+	// Response changes the answer to an allowed call: each takes the place of what
+	// the backend says, but for those that actionOf lets add to it.
+	Response []Header
+
+	// Status, Headers and Body are the answer to a call that is not let through.
+	// Without Allow a status of 2xx is Postern's own answer.
 	Status  int
 	Headers []Header
 	Body    []byte
@@ -58,6 +65,9 @@ type Verdict struct {
 // How a caller was recognised.
 const (
 	ByPassport  = "passport"
+	ByKey       = "api-key"
+	ByAccount   = "service-account-token"
+	ByToken     = "oidc-token"
 	BySession   = "session"
 	ByPod       = "pod-address"
 	ByAnonymous = "anonymous"
@@ -68,6 +78,11 @@ const (
 // passport.
 const (
 	Allowed            = "allowed"             // by RBAC
+	Sibling            = "sibling"             // a pod of the model itself
+	Preflight          = "preflight"           // answered, not let through
+	ResourceMetadata   = "resource_metadata"   // likewise
+	WrongDoor          = "wrong_door"          // an API key where people are judged
+	PassportRequired   = "passport_required"   // another credential on the second hop
 	LoginAllowed       = "login_allowed"       // by the login that is there
 	LoginRefused       = "login_refused"       // likewise; its answer goes to the client
 	NotAllowed         = "not_allowed"         // known, and no rule allows it

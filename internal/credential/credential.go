@@ -1,7 +1,7 @@
 // Package credential turns what a request shows into a caller, one file per
-// kind: passport, session, pod address, nobody. A credential that is present and
-// not good is refused with its reason; it is never ignored. What is not built yet
-// (API keys, tokens) counts as present and not supported.
+// kind: passport, API key, token (OIDC and ServiceAccount), session, pod address,
+// nobody. A credential that is present and not good is refused with its reason;
+// it is never ignored.
 package credential
 
 import (
@@ -29,6 +29,7 @@ func (h Headers) Only(name string) (string, bool) {
 // Reasons for refusing a credential. Those of a passport are in its package.
 const (
 	UnsupportedCredential = "unsupported_credential"
+	SeveralCredentials    = "several_credentials"
 	InvalidSession        = "invalid_session"
 	ReservedName          = "reserved_name"
 	CrossSite             = "cross_site"

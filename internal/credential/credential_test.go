@@ -114,28 +114,6 @@ func TestPods(t *testing.T) {
 	}
 }
 
-func TestUnsupported(t *testing.T) {
-	for _, tt := range []struct {
-		h    Headers
-		want string
-	}{
-		{Headers{"accept": {"*/*"}}, ""},
-		{Headers{"authorization": {"Bearer x"}}, UnsupportedCredential},
-		{Headers{"authorization": {"Basic x"}}, UnsupportedCredential},
-		{Headers{"authorization": {""}}, UnsupportedCredential},
-		{Headers{"authorization": {"a", "b"}}, UnsupportedCredential},
-		{Headers{"x-api-key": {"k"}}, UnsupportedCredential},
-	} {
-		err := Unsupported(tt.h)
-		if got := reasonOf(err); got != tt.want {
-			t.Errorf("%v: got %q, want %q", tt.h, got, tt.want)
-		}
-		if err != nil && strings.Contains(err.Error(), "Bearer x") {
-			t.Error("the refusal quotes the credential")
-		}
-	}
-}
-
 func TestPassport(t *testing.T) {
 	keys, err := passport.New(rand.Reader)
 	if err != nil {
@@ -210,6 +188,12 @@ func TestSameSite(t *testing.T) {
 		{Headers{"sec-fetch-site": {"same-origin"}, "origin": {"https://x"}}, ""},
 		{Headers{"origin": {"https://x"}}, CrossSite},
 		{Headers{"origin": {"null"}}, CrossSite},
+		{Headers{"origin": {"https://app.example.com"}}, ""},
+		{Headers{"origin": {"https://app.example.com"}, "sec-fetch-site": {"cross-site"}}, ""},
+		{Headers{"origin": {"https://app.example.com", "https://app.example.com"}}, CrossSite},
+		{Headers{"origin": {"https://app.example.com.evil"}}, CrossSite},
+		{Headers{"origin": {"http://app.example.com"}}, CrossSite},
+		{Headers{"origin": {"https://APP.example.com"}}, CrossSite},
 		{Headers{"sec-fetch-site": {"same-site"}}, CrossSite},
 		{Headers{"sec-fetch-site": {"cross-site"}}, CrossSite},
 		{Headers{"sec-fetch-site": {"none"}}, CrossSite},
@@ -218,7 +202,7 @@ func TestSameSite(t *testing.T) {
 		{Headers{"sec-fetch-site": {"same-origin,same-origin"}}, CrossSite},
 		{Headers{"sec-fetch-site": {"Same-Origin"}}, CrossSite},
 	} {
-		if got := reasonOf(SameSite(tt.h)); got != tt.want {
+		if got := reasonOf(SameSite(tt.h, []string{"https://app.example.com"})); got != tt.want {
 			t.Errorf("%v: got %q, want %q", tt.h, got, tt.want)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 type Pod struct {
 	Namespace      string
 	Name           string
+	UID            string // empty when it is not known, as in a manifest
 	ServiceAccount string // empty means "default"
 	Addrs          []netip.Addr
 	Labels         map[string]string
@@ -33,6 +34,8 @@ type PodRules struct {
 	// Proxies are label sets of pods that call for others, anywhere, besides
 	// DefaultProxies. A label with the value "*" need only be present.
 	Proxies []map[string]string
+	// NoCallers, if set, is why no pod is recognised by its address.
+	NoCallers string
 }
 
 // DefaultProxies are the pods that pass on other people's calls: a call from
@@ -59,8 +62,13 @@ func DefaultProxies() []map[string]string {
 
 // Pods knows who holds which address. It is immutable.
 type Pods struct {
-	byAddr map[netip.Addr][]*holder
+	byAddr    map[netip.Addr][]*holder
+	uids      map[objectName]string // of every pod there is, finished ones too
+	noCallers string
 }
+
+// objectName is an object of a namespace.
+type objectName struct{ namespace, name string }
 
 type holder struct {
 	pod     Pod
@@ -72,8 +80,9 @@ type holder struct {
 // it to another one while the finished pod's status still names it.
 func NewPods(pods []Pod, rules PodRules) *Pods {
 	proxies := append(DefaultProxies(), rules.Proxies...)
-	p := &Pods{byAddr: map[netip.Addr][]*holder{}}
+	p := &Pods{byAddr: map[netip.Addr][]*holder{}, uids: make(map[objectName]string, len(pods)), noCallers: rules.NoCallers}
 	for _, pod := range pods {
+		p.uids[objectName{pod.Namespace, pod.Name}] = pod.UID
 		if pod.Phase == "Succeeded" || pod.Phase == "Failed" {
 			continue
 		}
@@ -141,21 +150,9 @@ func (p *Pods) Gateway(a netip.Addr) bool {
 // of the cluster reaches (the caller must have made sure). why says what stood
 // against it when there is none.
 func (p *Pods) Caller(a netip.Addr) (c access.Caller, ok bool, why string) {
-	if p == nil || len(p.byAddr[plain(a)]) == 0 {
-		return access.Caller{}, false, "no pod holds the address"
-	}
-	h := p.sole(a)
-	switch {
-	case h == nil:
-		return access.Caller{}, false, "several pods hold the address"
-	case h.gateway || h.proxy:
-		return access.Caller{}, false, "the pod passes on other callers' requests"
-	case h.pod.HostNetwork:
-		return access.Caller{}, false, "the pod shares its node's address"
-	case h.pod.Terminating:
-		return access.Caller{}, false, "the pod is being deleted"
-	case h.pod.Phase != "" && h.pod.Phase != "Running":
-		return access.Caller{}, false, "the pod is not running"
+	h, why := p.recognise(a)
+	if h == nil {
+		return access.Caller{}, false, why
 	}
 	account := h.pod.ServiceAccount
 	if account == "" {
@@ -166,4 +163,41 @@ func (p *Pods) Caller(a netip.Addr) (c access.Caller, ok bool, why string) {
 		Groups: []string{"postern:pods", "postern:pods:" + h.pod.Namespace},
 		Kind:   access.Pod,
 	}, true, ""
+}
+
+// ModelLabel is the label by which KServe marks the pods of an InferenceService.
+const ModelLabel = "serving.kserve.io/inferenceservice"
+
+// Sibling tells whether an address is that of a pod of the model itself: its
+// transformer calls its predictor. Who may make such a pod in the namespace may
+// change the model too.
+func (p *Pods) Sibling(a netip.Addr, r access.Resource) bool {
+	if r != access.Model(r.Namespace, r.Name) {
+		return false
+	}
+	h, _ := p.recognise(a)
+	return h != nil && h.pod.Namespace == r.Namespace && h.pod.Labels[ModelLabel] == r.Name
+}
+
+// recognise finds the pod that calls from an address by itself.
+func (p *Pods) recognise(a netip.Addr) (h *holder, why string) {
+	if p == nil || len(p.byAddr[plain(a)]) == 0 {
+		return nil, "no pod holds the address"
+	}
+	h = p.sole(a)
+	switch {
+	case p.noCallers != "":
+		return nil, p.noCallers
+	case h == nil:
+		return nil, "several pods hold the address"
+	case h.gateway || h.proxy:
+		return nil, "the pod passes on other callers' requests"
+	case h.pod.HostNetwork:
+		return nil, "the pod shares its node's address"
+	case h.pod.Terminating:
+		return nil, "the pod is being deleted"
+	case h.pod.Phase != "" && h.pod.Phase != "Running":
+		return nil, "the pod is not running"
+	}
+	return h, ""
 }

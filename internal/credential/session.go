@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -225,14 +226,14 @@ func unavailable(cause error) error {
 }
 
 // SameSite refuses to use a session that a browser sends along with another
-// site's request. A request with neither Origin nor Sec-Fetch-Site is no
-// browser's. Allowed origins come with CORS; until then none is.
-func SameSite(h Headers) error {
+// site's request, unless the request is of a page whose origin is allowed. A
+// request with neither Origin nor Sec-Fetch-Site is no browser's.
+func SameSite(h Headers, allowed []string) error {
 	site, once := h.Only("sec-fetch-site")
-	switch {
-	case once && site == "same-origin":
+	if once && site == "same-origin" || !h.Has("sec-fetch-site") && !h.Has("origin") {
 		return nil
-	case !h.Has("sec-fetch-site") && !h.Has("origin"):
+	}
+	if origin, once := h.Only("origin"); once && slices.Contains(allowed, origin) {
 		return nil
 	}
 	return &Refusal{Reason: CrossSite, Message: "a session may not be used from another site's page", Forbidden: true}

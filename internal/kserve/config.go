@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"sort"
 	"strings"
+	"text/template"
 
 	"postern.dev/postern/internal/manifest"
 
@@ -18,8 +19,11 @@ type config struct {
 	mode                string // deploymentMode of InferenceServices that name none
 	ingressGateway      string // NAMESPACE/NAME
 	localGateway        string
-	localGatewayService string // a host
-	knativeLocalService string // where KServe's VirtualService leads
+	localGatewayService string             // a host
+	knativeLocalService string             // where KServe's VirtualService leads
+	ingressDomain       string             // the host of models told apart by path
+	pathTemplate        *template.Template // their paths; nil: none
+	routerImage         string             // of InferenceGraphs
 
 	publicGateways []string // config-istio, NAMESPACE/NAME, sorted
 	localGateways  []string
@@ -70,7 +74,9 @@ func (c *config) kserve(s *manifest.Set, isvc *manifest.Object) error {
 		LocalGateway               string   `json:"localGateway"`
 		LocalGatewayService        string   `json:"localGatewayService"`
 		KnativeLocalGatewayService string   `json:"knativeLocalGatewayService"`
+		IngressDomain              string   `json:"ingressDomain"`
 		PathTemplate               string   `json:"pathTemplate"`
+		DisableIngressCreation     bool     `json:"disableIngressCreation"`
 		AdditionalIngressDomains   []string `json:"additionalIngressDomains"`
 		DisableIstioVirtualHost    bool     `json:"disableIstioVirtualHost"`
 	}
@@ -86,12 +92,21 @@ func (c *config) kserve(s *manifest.Set, isvc *manifest.Object) error {
 		}
 	}
 	switch {
-	case ingress.PathTemplate != "":
-		return o.Errorf("data.ingress.pathTemplate", "not supported yet")
 	case len(ingress.AdditionalIngressDomains) > 0:
 		return o.Errorf("data.ingress.additionalIngressDomains", "not supported yet")
 	case ingress.DisableIstioVirtualHost:
 		return o.Errorf("data.ingress.disableIstioVirtualHost", "true is not supported yet")
+	case ingress.DisableIngressCreation:
+		return o.Errorf("data.ingress.disableIngressCreation", "true is not supported yet")
+	}
+	if ingress.PathTemplate != "" {
+		var err error
+		if c.pathTemplate, err = template.New("pathTemplate").Parse(ingress.PathTemplate); err != nil {
+			return o.Errorf("data.ingress.pathTemplate", "%v", err)
+		}
+		if c.ingressDomain = ingress.IngressDomain; c.ingressDomain == "" {
+			return o.Errorf("data.ingress.ingressDomain", "required with a pathTemplate")
+		}
 	}
 	for _, f := range [][2]string{
 		{"ingressGateway", ingress.IngressGateway}, {"localGateway", ingress.LocalGateway}, {"localGatewayService", ingress.LocalGatewayService},
@@ -100,7 +115,15 @@ func (c *config) kserve(s *manifest.Set, isvc *manifest.Object) error {
 			return o.Errorf("data.ingress."+f[0], "required")
 		}
 	}
-	c.mode = deploy.DefaultDeploymentMode
+	var router struct {
+		Image string `json:"image"`
+	}
+	if text, ok := cm.Data["router"]; ok {
+		if err := json.Unmarshal([]byte(text), &router); err != nil {
+			return o.Errorf("data.router", "%v", err)
+		}
+	}
+	c.mode, c.routerImage = deploy.DefaultDeploymentMode, router.Image
 	c.ingressGateway, c.localGateway, c.localGatewayService = ingress.IngressGateway, ingress.LocalGateway, ingress.LocalGatewayService
 	if c.knativeLocalService = ingress.KnativeLocalGatewayService; c.knativeLocalService == "" {
 		c.knativeLocalService = c.localGatewayService

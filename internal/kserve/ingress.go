@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-
-	"postern.dev/postern/internal/manifest"
 )
 
 const (
@@ -44,22 +42,22 @@ type ingressSplit struct {
 // newIngress is Knative serving's MakeIngress for a route whose traffic goes to
 // the latest revision: a rule for the names within the cluster and, unless the
 // domain is the cluster's own, one for the public name.
-func newIngress(isvc *manifest.InferenceService, comp component, domain string) *ingress {
-	name := serviceName(isvc, comp)
-	ing := &ingress{namespace: isvc.Namespace, name: name}
+func newIngress(namespace string, comp component, domain string) *ingress {
+	name := comp.name
+	ing := &ingress{namespace: namespace, name: name}
 	rule := func(visibility string, hosts []string) {
 		r := ingressRule{Hosts: hosts, Visibility: visibility}
 		r.HTTP.Paths = []ingressPath{{Splits: []ingressSplit{{
-			ServiceNamespace: isvc.Namespace, ServiceName: revision(isvc, comp), ServicePort: 80, Percent: 100,
+			ServiceNamespace: namespace, ServiceName: comp.revision(), ServicePort: 80, Percent: 100,
 			AppendHeaders: map[string]string{
-				"Knative-Serving-Namespace": isvc.Namespace, "Knative-Serving-Revision": revision(isvc, comp),
+				"Knative-Serving-Namespace": namespace, "Knative-Serving-Revision": comp.revision(),
 			},
 		}}}}
 		ing.Rules = append(ing.Rules, r)
 	}
-	rule(clusterLocal, expanded([]string{internalHost(name, isvc.Namespace)}))
+	rule(clusterLocal, expanded([]string{internalHost(name, namespace)}))
 	if domain != "svc."+clusterDomain {
-		rule(externalIP, []string{name + "." + isvc.Namespace + "." + domain})
+		rule(externalIP, []string{name + "." + namespace + "." + domain})
 	}
 	return ing
 }

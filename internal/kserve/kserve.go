@@ -1,5 +1,5 @@
 // Package kserve derives what KServe and net-istio write for an InferenceService
-// in serverless mode, so that manifests need not spell it out: the names by which
+// or InferenceGraph in serverless mode, so that manifests need not spell it out: the names by which
 // a model is called and the routes that lead there.
 //
 // The facts, and where they are from (read, and checked against what those
@@ -12,6 +12,9 @@
 //   - VirtualServices NAME-COMPONENT-ingress and -mesh: net-istio bdbf4da,
 //     pkg/reconciler/ingress/resources/virtual_service.go; their K-Network-Hash:
 //     knative.dev/networking pkg/ingress.ComputeHash.
+//   - An InferenceGraph is one Knative Service of its own name:
+//     pkg/controller/v1alpha1/inferencegraph/knative_reconciler.go. KServe adds no
+//     VirtualService to it.
 //   - DOMAIN: Knative's ConfigMap config-domain. Without an entry that has no
 //     selector it is svc.cluster.local, and the model is internal: so since
 //     Knative 1.8; before (0.22, Kubeflow 1.4) it was example.com.
@@ -45,8 +48,8 @@ const (
 	maxName         = 63 // of a Service; Knative hashes longer names
 )
 
-// Derive is what the controllers would write for each InferenceService of the
-// set. What it does not know how to derive is an error that names the field. The
+// Derive is what the controllers would write for each InferenceService and
+// InferenceGraph of the set. What it does not know how to derive is an error that names the field. The
 // objects of the other InferenceServices are returned beside it, so that one
 // tenant's does not take away all others': whoever goes on with them must say what
 // the error said. Without the controllers' own settings nothing is derived.
@@ -74,6 +77,8 @@ func Derive(s *manifest.Set) ([]*manifest.Object, error) {
 		objects, err := derive(o, isvc, c)
 		out, errs = append(out, objects...), append(errs, err)
 	}
+	graphs, err := deriveGraphs(s, c)
+	out, errs = append(out, graphs...), append(errs, err)
 	return out, errors.Join(append(errs, twice(out)...)...)
 }
 
@@ -92,34 +97,32 @@ func twice(objects []*manifest.Object) []error {
 	return errs
 }
 
-// component is one of an InferenceService's Knative Services.
+// component is one of an InferenceService's Knative Services, or an
+// InferenceGraph's only one.
 type component struct {
-	kind string // predictor, transformer or explainer
+	kind string // predictor, transformer or explainer; empty for a graph
+	name string // of the Knative Service
 	spec *manifest.Component
 }
 
+// revision is the component's first.
+func (c component) revision() string { return c.name + "-00001" }
+
 func components(isvc *manifest.InferenceService) []component {
-	out := []component{{"predictor", &isvc.Spec.Predictor}}
+	out := []component{{"predictor", isvc.Name + "-predictor", &isvc.Spec.Predictor}}
 	if isvc.Spec.Transformer != nil {
-		out = append(out, component{"transformer", isvc.Spec.Transformer})
+		out = append(out, component{"transformer", isvc.Name + "-transformer", isvc.Spec.Transformer})
 	}
 	if isvc.Spec.Explainer != nil {
-		out = append(out, component{"explainer", isvc.Spec.Explainer})
+		out = append(out, component{"explainer", isvc.Name + "-explainer", isvc.Spec.Explainer})
 	}
 	return out
 }
 
 // supported refuses what would be derived otherwise than here.
 func supported(o *manifest.Object, isvc *manifest.InferenceService, c *config) error {
-	mode, field := c.mode, "ConfigMap inferenceservice-config: deploy.defaultDeploymentMode"
-	if m := isvc.Annotations[modeAnnotation]; m != "" {
-		mode, field = m, "metadata.annotations["+modeAnnotation+"]"
-	}
-	if m, ok := isvc.Status["deploymentMode"].(string); ok && m != "" {
-		mode, field = m, "status.deploymentMode"
-	}
-	if mode != "" && mode != "Serverless" && mode != "Knative" {
-		return o.Errorf(field, "%s is not supported yet, only Knative (Serverless)", mode)
+	if err := serverless(o, isvc.Status, c); err != nil {
+		return err
 	}
 	if isvc.Annotations[tagAnnotation] == "true" {
 		return o.Errorf("metadata.annotations["+tagAnnotation+"]", "tag routing is not supported yet")
@@ -128,14 +131,36 @@ func supported(o *manifest.Object, isvc *manifest.InferenceService, c *config) e
 		if comp.spec.CanaryTrafficPercent != nil && *comp.spec.CanaryTrafficPercent != 100 {
 			return o.Errorf("spec."+comp.kind+".canaryTrafficPercent", "a canary is not supported yet")
 		}
-		if n := len(revision(isvc, comp)); n > maxName {
-			return o.Errorf("metadata.name", "%s is %d characters long, at most %d are supported", revision(isvc, comp), n, maxName)
+		if err := short(o, comp); err != nil {
+			return err
 		}
 		for _, p := range userPorts(comp) {
 			if p.Name == "h2c" || p.Name == "http2" {
 				return o.Errorf("spec."+comp.kind+".ports", "port %s: HTTP/2 without TLS (gRPC) is not supported yet", p.Name)
 			}
 		}
+	}
+	return nil
+}
+
+// serverless refuses an object that is not deployed by Knative.
+func serverless(o *manifest.Object, status map[string]any, c *config) error {
+	mode, field := c.mode, "ConfigMap inferenceservice-config: deploy.defaultDeploymentMode"
+	if m := o.Meta.Annotations[modeAnnotation]; m != "" {
+		mode, field = m, "metadata.annotations["+modeAnnotation+"]"
+	}
+	if m, ok := status["deploymentMode"].(string); ok && m != "" {
+		mode, field = m, "status.deploymentMode"
+	}
+	if mode != "" && mode != "Serverless" && mode != "Knative" {
+		return o.Errorf(field, "%s is not supported yet, only Knative (Serverless)", mode)
+	}
+	return nil
+}
+
+func short(o *manifest.Object, comp component) error {
+	if n := len(comp.revision()); n > maxName {
+		return o.Errorf("metadata.name", "%s is %d characters long, at most %d are supported", comp.revision(), n, maxName)
 	}
 	return nil
 }
@@ -147,20 +172,15 @@ func derive(o *manifest.Object, isvc *manifest.InferenceService, c *config) ([]*
 	m.service(isvc.Name, nil, corev1.ServiceSpec{
 		Type: corev1.ServiceTypeExternalName, ExternalName: c.localGatewayService, SessionAffinity: corev1.ServiceAffinityNone,
 	})
-	m.virtualService(isvc.Name, nil, modelRoutes(isvc, c, domain))
+	routes := modelRoutes(isvc, c, domain)
+	if err := pathRoutes(routes, isvc, c); err != nil {
+		return nil, o.Errorf("metadata.name", "%v", err)
+	}
+	m.virtualService(isvc.Name, nil, routes)
 	for _, comp := range components(isvc) {
-		m.component(isvc, comp, c, domain)
+		m.component(comp, c, domain)
 	}
 	return m.objects, errors.Join(m.errs...)
-}
-
-// serviceName is the component's Knative Service; revision its first revision.
-func serviceName(isvc *manifest.InferenceService, comp component) string {
-	return isvc.Name + "-" + comp.kind
-}
-
-func revision(isvc *manifest.InferenceService, comp component) string {
-	return serviceName(isvc, comp) + "-00001"
 }
 
 // internalHost is the name of a Service within the cluster.

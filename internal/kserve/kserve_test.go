@@ -103,6 +103,7 @@ func TestCorpus(t *testing.T) {
 	}{
 		{file: "kserve-vs-external.yaml", release: "v1.10.2"},
 		{file: "knative-vs-external.yaml", release: "v1.10.2"},
+		{file: "kserve-vs-26.03-pathtemplate.yaml", release: "26.03"},
 		{file: "kserve-vs-internal.yaml", release: "v1.8.1-shared"},
 		{file: "knative-vs-internal.yaml", release: "v1.8.1-shared"},
 		// the same by label, whatever the domain
@@ -318,7 +319,12 @@ func TestRefused(t *testing.T) {
 		{"canary", gateways + model + "    canaryTrafficPercent: 10\n", "spec.predictor.canaryTrafficPercent"},
 		{"whole canary", gateways + model + "    canaryTrafficPercent: 100\n", ""},
 		{"h2c", gateways + model + "      ports: [{name: h2c, containerPort: 9000}]\n", "spec.predictor.ports: port h2c"},
-		{"path template", ingress(`"pathTemplate": "/serving/{{ .Name }}"`) + model, "data.ingress.pathTemplate: not supported yet"},
+		{"path template", ingress(`"pathTemplate": "/serving/{{ .Name }}", "ingressDomain": "a.com"`) + model, ""},
+		{"no domain for it", ingress(`"pathTemplate": "/serving/{{ .Name }}"`) + model, "data.ingress.ingressDomain: required"},
+		{"broken template", ingress(`"pathTemplate": "/serving/{{ .Name", "ingressDomain": "a.com"`) + model, "data.ingress.pathTemplate: template"},
+		{"unknown field in it", ingress(`"pathTemplate": "/serving/{{ .UID }}", "ingressDomain": "a.com"`) + model, "pathTemplate: template"},
+		{"no path", ingress(`"pathTemplate": "https://a/{{ .Name }}", "ingressDomain": "a.com"`) + model, "want a path"},
+		{"no ingress", ingress(`"disableIngressCreation": true`) + model, "data.ingress.disableIngressCreation"},
 		{"more domains", ingress(`"additionalIngressDomains": ["a.com"]`) + model, "data.ingress.additionalIngressDomains"},
 		{"no virtual host", ingress(`"disableIstioVirtualHost": true`) + model, "data.ingress.disableIstioVirtualHost"},
 		{"other fields", ingress(`"domainTemplate": "{{ .Name }}-{{ .Namespace }}", "urlScheme": "https"`) + model, ""},

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// maker collects the objects derived from one InferenceService.
+// maker collects the objects derived from one object.
 type maker struct {
 	source  *manifest.Object
 	objects []*manifest.Object
@@ -93,14 +93,14 @@ func kubeJSON(v any) ([]byte, error) {
 }
 
 // component makes what Knative and net-istio write for one component.
-func (m *maker) component(isvc *manifest.InferenceService, comp component, c *config, domain string) {
-	name, rev := serviceName(isvc, comp), revision(isvc, comp)
-	ing := newIngress(isvc, comp, domain)
+func (m *maker) component(comp component, c *config, domain string) {
+	name, rev, namespace := comp.name, comp.revision(), m.source.Meta.Namespace
+	ing := newIngress(namespace, comp, domain)
 	labels := func() map[string]string {
 		return map[string]string{
 			"networking.internal.knative.dev/ingress": name,
 			"serving.knative.dev/route":               name,
-			"serving.knative.dev/routeNamespace":      isvc.Namespace,
+			"serving.knative.dev/routeNamespace":      namespace,
 		}
 	}
 	m.virtualService(name+"-mesh", labels(), revisionRoutes(ing, expanded(ing.hosts(true)), func(string) []string { return []string{"mesh"} }))
@@ -118,18 +118,18 @@ func (m *maker) component(isvc *manifest.InferenceService, comp component, c *co
 		Selector: map[string]string{"serving.knative.dev/revision": rev},
 		Ports:    []corev1.ServicePort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(8012)}},
 	})
-	m.pods(isvc, comp)
+	m.pods(comp)
 }
 
 // pods are the revision's: as many as minReplicas asks for, and at least one, as
 // if a request had woken it.
-func (m *maker) pods(isvc *manifest.InferenceService, comp component) {
-	name, rev := serviceName(isvc, comp), revision(isvc, comp)
+func (m *maker) pods(comp component) {
+	name, rev := comp.name, comp.revision()
 	n := int32(1)
 	if min := comp.spec.MinReplicas; min != nil && *min > n {
 		n = *min
 	}
-	annotations := maps.Clone(isvc.Annotations)
+	annotations := maps.Clone(m.source.Meta.Annotations)
 	delete(annotations, "kubectl.kubernetes.io/last-applied-configuration")
 	if _, f := comp.spec.Framework(); f != nil && f.StorageURI != nil {
 		if annotations == nil {
@@ -139,14 +139,17 @@ func (m *maker) pods(isvc *manifest.InferenceService, comp component) {
 	}
 	for i := range n {
 		labels := map[string]string{
-			"app":                                rev,
-			"component":                          comp.kind,
-			"serving.knative.dev/configuration":  name,
-			"serving.knative.dev/revision":       rev,
-			"serving.knative.dev/service":        name,
-			"serving.kserve.io/inferenceservice": isvc.Name,
+			"app":                               rev,
+			"serving.knative.dev/configuration": name,
+			"serving.knative.dev/revision":      rev,
+			"serving.knative.dev/service":       name,
 		}
-		for k, v := range isvc.Labels {
+		if comp.kind == "" {
+			labels["serving.kserve.io/inferencegraph"] = name
+		} else {
+			labels["component"], labels["serving.kserve.io/inferenceservice"] = comp.kind, m.source.Meta.Name
+		}
+		for k, v := range m.source.Meta.Labels {
 			if _, ok := labels[k]; !ok && k != visibilityLabel {
 				labels[k] = v
 			}
@@ -163,7 +166,9 @@ func (m *maker) pods(isvc *manifest.InferenceService, comp component) {
 // server's image is KServe's to choose (a ServingRuntime) unless it is named.
 func containers(comp component) []corev1.Container {
 	model := corev1.Container{Name: "kserve-container"}
-	if _, f := comp.spec.Framework(); f != nil {
+	if comp.kind == "" {
+		model = comp.spec.Containers[0]
+	} else if _, f := comp.spec.Framework(); f != nil {
 		model = *f.Container.DeepCopy()
 		model.Name = "kserve-container"
 	} else if len(comp.spec.Containers) > 0 {

@@ -1,9 +1,12 @@
 package kserve
 
 import (
+	"fmt"
+	"net/url"
 	"regexp"
 	"sort"
 	"strings"
+	"text/template"
 
 	"postern.dev/postern/internal/manifest"
 
@@ -33,24 +36,85 @@ func modelRoutes(isvc *manifest.InferenceService, c *config, domain string) *net
 	}
 	route := func(component, uri string) *networking.HTTPRoute {
 		return &networking.HTTPRoute{
-			Match: match(uri),
-			Route: []*networking.HTTPRouteDestination{destination(c.knativeLocalService, nil)},
-			Headers: setHeaders(map[string]string{
-				"Host":                  internalHost(isvc.Name+"-"+component, isvc.Namespace),
-				"KServe-Isvc-Name":      isvc.Name,
-				"KServe-Isvc-Namespace": isvc.Namespace,
-			}),
+			Match:   match(uri),
+			Route:   []*networking.HTTPRouteDestination{destination(c.knativeLocalService, nil)},
+			Headers: modelHeaders(isvc, component),
 		}
 	}
 	if isvc.Spec.Explainer != nil {
 		vs.Http = append(vs.Http, route("explainer", `^/v1/models/[\w-]+:explain$`))
 	}
-	backend := "predictor"
-	if isvc.Spec.Transformer != nil {
-		backend = "transformer"
-	}
-	vs.Http = append(vs.Http, route(backend, ""))
+	vs.Http = append(vs.Http, route(backend(isvc), ""))
 	return vs
+}
+
+// pathRoutes adds the host that several models share and the routes by which they
+// are told apart there (pathTemplate). KServe adds the host for a model within the
+// cluster too, where no route of its gateways leads to it.
+func pathRoutes(vs *networking.VirtualService, isvc *manifest.InferenceService, c *config) error {
+	if c.pathTemplate == nil {
+		return nil
+	}
+	path, err := urlPath(c.pathTemplate, isvc.Name, isvc.Namespace)
+	if err != nil {
+		return err
+	}
+	at := func(uri *networking.StringMatch) *networking.HTTPMatchRequest {
+		m := hostMatch(c.ingressDomain, "", c.ingressGateway)
+		m.Uri = uri
+		return m
+	}
+	add := func(component string, rewrite *networking.HTTPRewrite, uris ...*networking.StringMatch) {
+		r := &networking.HTTPRoute{
+			Rewrite: rewrite,
+			Route:   []*networking.HTTPRouteDestination{destination(c.knativeLocalService, nil)},
+			Headers: modelHeaders(isvc, component),
+		}
+		for _, u := range uris {
+			r.Match = append(r.Match, at(u))
+		}
+		vs.Http = append(vs.Http, r)
+	}
+	if isvc.Spec.Explainer != nil {
+		explain := path + `(/v1/models/[\w-]+:explain)$`
+		add("explainer", &networking.HTTPRewrite{UriRegexRewrite: &networking.RegexRewrite{Match: explain, Rewrite: `\1`}}, regex(explain))
+	}
+	add(backend(isvc), &networking.HTTPRewrite{Uri: "/"},
+		&networking.StringMatch{MatchType: &networking.StringMatch_Prefix{Prefix: path + "/"}},
+		&networking.StringMatch{MatchType: &networking.StringMatch_Exact{Exact: path}})
+	vs.Hosts = append(vs.Hosts, c.ingressDomain)
+	return nil
+}
+
+// urlPath is KServe's GenerateUrlPath (reconcilers/ingress/path.go), without the
+// last slash.
+func urlPath(t *template.Template, name, namespace string) (string, error) {
+	var b strings.Builder
+	if err := t.Execute(&b, struct{ Name, Namespace string }{name, namespace}); err != nil {
+		return "", fmt.Errorf("pathTemplate: %w", err)
+	}
+	u, err := url.ParseRequestURI(b.String())
+	if err != nil || u.Scheme != "" || u.Host != "" {
+		return "", fmt.Errorf("pathTemplate: got %q, want a path", b.String())
+	}
+	return strings.TrimSuffix(u.Path, "/"), nil
+}
+
+// backend is the component that is called first.
+func backend(isvc *manifest.InferenceService) string {
+	if isvc.Spec.Transformer != nil {
+		return "transformer"
+	}
+	return "predictor"
+}
+
+// modelHeaders lead to a component through the local gateway.
+func modelHeaders(isvc *manifest.InferenceService, component string) *networking.Headers {
+	return setHeaders(map[string]string{
+		"Host":                  internalHost(isvc.Name+"-"+component, isvc.Namespace),
+		"KServe-Isvc-Name":      isvc.Name,
+		"KServe-Isvc-Namespace": isvc.Namespace,
+	})
 }
 
 func hostMatch(host, uri string, gateways ...string) *networking.HTTPMatchRequest {

@@ -59,13 +59,17 @@ var kinds = map[string]kind{
 	"security.istio.io/PeerAuthentication":    {spec: func() proto.Message { return new(security.PeerAuthentication) }},
 
 	"serving.kserve.io/InferenceService": {typed: func() any { return new(InferenceService) }},
+
+	"serving.kserve.io/InferenceGraph": {typed: func() any { return new(InferenceGraph) }},
+
+	"apikeys.postern.dev/ApiKey": {typed: func() any { return new(APIKey) }},
 }
 
 // concern lists the API groups in which a kind that is not in the table above
 // changes what a gateway does, so that leaving it out would be a guess.
 var concern = map[string]bool{
 	"networking.istio.io": true, "security.istio.io": true, "extensions.istio.io": true,
-	"telemetry.istio.io": true, "gateway.networking.k8s.io": true, "serving.kserve.io": true,
+	"telemetry.istio.io": true, "gateway.networking.k8s.io": true, "serving.kserve.io": true, "apikeys.postern.dev": true,
 }
 
 // decode fills Value from the object's node. Warnings are unknown fields that

@@ -12,11 +12,13 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -149,6 +151,10 @@ func newKey(rand io.Reader) (*key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("passport key: %w", err)
 	}
+	return keyOf(private)
+}
+
+func keyOf(private *ecdsa.PrivateKey) (*key, error) {
 	public := jose.JSONWebKey{Key: private.Public(), Algorithm: string(jose.ES256), Use: "sig"}
 	print, err := public.Thumbprint(crypto.SHA256)
 	if err != nil {
@@ -306,10 +312,16 @@ func put[K comparable](m map[K]cached, id K, c cached, at int64) {
 // fingerprint is a value that differs when callers differ: each text goes in
 // with its length.
 func fingerprint(c access.Caller) [sha256.Size]byte {
-	h := sha256.New()
-	fmt.Fprintf(h, "%t %q %q %d", c.Proven, c.Kind, c.User, len(c.Groups))
-	for _, g := range c.Groups {
-		fmt.Fprintf(h, " %q", g)
+	b := make([]byte, 0, 256)
+	text := func(s string) {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	text(strconv.FormatBool(c.Proven))
+	text(string(c.Kind))
+	text(c.User)
+	for _, g := range c.Groups {
+		text(g)
+	}
+	return sha256.Sum256(b)
 }

@@ -22,14 +22,13 @@ type claim struct {
 	spec      *networking.VirtualService
 	kind      Kind // Model, Application, or People for any other
 	resource  access.Resource
+	origins   []string
 	sure      bool // at the door for certain
 	gateways  []string
-	routes    []route // nil unless told apart by path and method only
-	settled   bool    // routes holds all there is
 }
 
 func (c *claim) territory(host string) Territory {
-	return Territory{Kind: c.kind, Resource: c.resource, Host: host, VirtualServices: []string{c.id}, Settled: true}
+	return Territory{Kind: c.kind, Resource: c.resource, Host: host, VirtualServices: []string{c.id}, Settled: true, Origins: c.origins}
 }
 
 // Compile judges every host of every door. set holds the derived objects too
@@ -39,7 +38,7 @@ func Compile(set *manifest.Set, cfg Config) (*Map, error) {
 	if cfg.Derive == nil {
 		return nil, errors.New("territory: no Derive given: no model could be recognised")
 	}
-	c := &compiler{set: set, cfg: cfg, kubeflow: map[string]bool{}, gateways: map[string]*networking.Gateway{}, odd: map[string]bool{}}
+	c := &compiler{set: set, cfg: cfg, kubeflow: map[string]bool{}, gateways: map[string]*networking.Gateway{}, odd: map[string]bool{}, origins: map[access.Resource][]string{}}
 	for _, ns := range cfg.Namespaces {
 		c.kubeflow[ns] = true
 	}
@@ -74,6 +73,7 @@ type compiler struct {
 	gateways map[string]*networking.Gateway
 	odd      map[string]bool     // Gateways that may be another revision's
 	models   map[string]*genuine // by "namespace/name" of the VirtualService
+	origins  map[access.Resource][]string
 	// hidden: the mesh does not export VirtualServices to every namespace by
 	// default, so one without exportTo may not reach the gateways.
 	hidden bool
@@ -221,11 +221,10 @@ func (c *compiler) claim(o *manifest.Object, spec *networking.VirtualService, su
 	exported := slices.Equal(to, []string{"*"}) || len(to) == 0 && !c.hidden
 	cl.sure = exported && ordinary(o) && serves(spec, certain, ns)
 	if r, ok := c.model(o, spec); ok {
-		cl.kind, cl.resource = Model, r
+		cl.kind, cl.resource, cl.origins = Model, r, c.origins[r]
 	} else if c.application(o, spec) {
 		cl.kind, cl.resource = Application, access.Application(ns, o.Meta.Name)
 	}
-	cl.routes, cl.settled = c.told(cl)
 	return cl
 }
 
@@ -275,7 +274,14 @@ func (c *compiler) judge(host string, claims []*claim) *vhost {
 	}
 	first := claims[0]
 	same := !slices.ContainsFunc(claims, func(cl *claim) bool { return cl.resource != first.resource })
+	var paths *paths
+	var settled bool
+	if !same || byPath(claims) {
+		paths, settled = c.told(host, claims)
+	}
 	switch {
+	case settled && onlyModels(claims) && paths.narrow:
+		v.byPath = paths // a pathTemplate's host
 	case slices.ContainsFunc(claims, func(cl *claim) bool { return cl.namespace != first.namespace }):
 		v.fixed = refuse(host, claims, AmbiguousHost, "VirtualServices of several namespaces claim the host")
 	case severalModels(claims):
@@ -285,12 +291,27 @@ func (c *compiler) judge(host string, claims []*claim) *vhost {
 	case same:
 		v.fixed = first.territory(host)
 		v.fixed.VirtualServices = ids(claims)
-	case slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.settled }):
+	case !settled:
 		v.fixed = refuse(host, claims, AmbiguousRoute, "the routes of the host are told apart by more than path and method")
 	default:
-		v.byPath = claims
+		v.byPath = paths
 	}
 	return v
+}
+
+// byPath tells whether a path decides anything.
+func byPath(claims []*claim) bool {
+	return slices.ContainsFunc(claims, func(cl *claim) bool {
+		return slices.ContainsFunc(cl.spec.GetHttp(), func(h *networking.HTTPRoute) bool {
+			return slices.ContainsFunc(h.GetMatch(), func(m *networking.HTTPMatchRequest) bool { return m.GetUri() != nil })
+		})
+	})
+}
+
+// onlyModels tells whether nothing but models is at the door for a host, for
+// certain.
+func onlyModels(claims []*claim) bool {
+	return !slices.ContainsFunc(claims, func(cl *claim) bool { return cl.kind != Model || !cl.sure })
 }
 
 // kubeflowHost tells whether a host is Kubeflow's own, by configuration or

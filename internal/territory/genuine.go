@@ -1,6 +1,7 @@
 package territory
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,7 +17,7 @@ import (
 type genuine struct {
 	spec  *networking.VirtualService
 	model access.Resource
-	twice bool // two InferenceServices would write it: it is neither's
+	twice bool // two objects would write it: it is neither's
 }
 
 // readModels derives what every InferenceService's VirtualServices must be.
@@ -30,23 +31,46 @@ func (c *compiler) readModels() error {
 		if !ok {
 			continue
 		}
-		owner, ok := strings.CutPrefix(o.Derived, "InferenceService ")
-		ns, name, _ := strings.Cut(owner, "/")
-		isvc, live := c.set.Get("serving.kserve.io", "InferenceService", ns, name)
-		if !ok || !live || isvc.Meta.DeletionTimestamp != nil || ns != o.Meta.Namespace || c.kubeflow[ns] {
+		ns := o.Meta.Namespace
+		r, live := c.owner(o)
+		if !live || r.Namespace != ns || c.kubeflow[ns] {
 			continue
 		}
 		id := ns + "/" + o.Meta.Name
 		if have := c.models[id]; have != nil {
-			have.twice = have.twice || have.model != access.Model(ns, name)
+			have.twice = have.twice || have.model != r
 			continue
 		}
-		c.models[id] = &genuine{spec: spec, model: access.Model(ns, name)}
+		c.models[id] = &genuine{spec: spec, model: r}
 	}
 	if err != nil {
-		return fmt.Errorf("deriving the models' VirtualServices: %w", err)
+		err = fmt.Errorf("deriving the models' VirtualServices: %w", err)
 	}
-	return nil
+	for o := range manifest.Of[*manifest.InferenceService](c.set) {
+		err = errors.Join(err, c.readOrigins(o, access.Model(o.Meta.Namespace, o.Meta.Name)))
+	}
+	for o := range manifest.Of[*manifest.InferenceGraph](c.set) {
+		err = errors.Join(err, c.readOrigins(o, access.Graph(o.Meta.Namespace, o.Meta.Name)))
+	}
+	return err
+}
+
+// owner is the live InferenceService or InferenceGraph that an object is derived
+// from.
+func (c *compiler) owner(o *manifest.Object) (access.Resource, bool) {
+	kind, owner, _ := strings.Cut(o.Derived, " ")
+	ns, name, _ := strings.Cut(owner, "/")
+	var r access.Resource
+	switch kind {
+	case "InferenceService":
+		r = access.Model(ns, name)
+	case "InferenceGraph":
+		r = access.Graph(ns, name)
+	default:
+		return access.Resource{}, false
+	}
+	live, ok := c.set.Get("serving.kserve.io", kind, ns, name)
+	return r, ok && live.Meta.DeletionTimestamp == nil
 }
 
 // model tells whose model a VirtualService is, if it is one's.

@@ -23,8 +23,7 @@
 //   - Delegates: what a delegating VirtualService leads to is not looked up.
 //   - The order in which Istio merges the routes of VirtualServices that share a
 //     host: when more than one of them matches, the request is refused.
-//   - InferenceGraphs, path templates (several models on one host), Gateway API,
-//     cluster domains other than cluster.local.
+//   - Gateway API, cluster domains other than cluster.local.
 package territory
 
 import (
@@ -77,6 +76,11 @@ type Territory struct {
 	VirtualServices []string
 	// Settled is whether no header could lead the request elsewhere.
 	Settled bool
+	// Shared is whether the host serves something else too: people, or another
+	// model, whose pages a model's page must not act as.
+	Shared bool
+	// Origins are those of the pages that may call a model, by its annotation.
+	Origins []string
 	Reason  string // why Refused; never empty then
 	// Detail names the objects that made it so, for the log and for explaining.
 	Detail string
@@ -90,8 +94,8 @@ type Config struct {
 	// Hosts are Kubeflow's own: exact names.
 	Hosts []string
 	// Derive gives the VirtualServices that KServe and net-istio would write for
-	// the InferenceServices of a set, each with Derived "InferenceService
-	// namespace/name": kserve.Derive. Required. What it returns beside an error
+	// the InferenceServices and InferenceGraphs of a set, each with Derived
+	// "InferenceService namespace/name" or "InferenceGraph ...": kserve.Derive. Required. What it returns beside an error
 	// counts (Map.Underived).
 	Derive func(*manifest.Set) ([]*manifest.Object, error)
 }
@@ -111,8 +115,9 @@ type Map struct {
 	underived error
 }
 
-// Underived is what Derive could not derive, nil when nothing: the models it
-// names are not recognised, all others are. Whoever made the Map says it aloud;
+// Underived is what Derive could not derive, and annotations that could not be
+// read, nil when nothing: the models it names are not recognised, or not opened
+// to those origins, all others are. Whoever made the Map says it aloud;
 // one tenant's object must not keep everybody else's from being judged.
 func (m *Map) Underived() error { return m.underived }
 
@@ -132,7 +137,7 @@ type door struct {
 type vhost struct {
 	host   string
 	fixed  Territory // when byPath is nil
-	byPath []*claim  // several VirtualServices, told apart by path and method only
+	byPath *paths    // its VirtualServices, when they are told apart by path and method only
 }
 
 // At judges a request: the port it came in at, its :authority, its path without
@@ -186,16 +191,13 @@ func (d *door) find(host string) *vhost {
 
 // pick judges a host whose VirtualServices are told apart by path and method.
 func (v *vhost) pick(path, method string) Territory {
-	var hit []*claim
-	for _, c := range v.byPath {
-		if c.matches(path, method) {
-			hit = append(hit, c)
-		}
+	hit := v.byPath.find(path, method)
+	if hit == nil {
+		return Territory{Host: v.host, VirtualServices: v.fixed.VirtualServices, Reason: AmbiguousRoute, Detail: "not exactly one VirtualService of the host matches the path and method"}
 	}
-	if len(hit) != 1 {
-		return refuse(v.host, v.byPath, AmbiguousRoute, "not exactly one VirtualService of the host matches the path and method")
-	}
-	return hit[0].territory(v.host)
+	t := hit.territory(v.host)
+	t.Shared = true
+	return t
 }
 
 // Route finds the VirtualService in the text that Istio writes into a route's
