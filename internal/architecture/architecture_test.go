@@ -8,6 +8,7 @@ import (
 	"go/token"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,8 +23,8 @@ const module = "postern.dev/postern"
 // above it.
 var order = []string{
 	"internal/manifest", "internal/translate", "internal/kserve", "internal/envoy", "internal/topology", "internal/sklearn",
-	"internal/access", "internal/passport", "internal/credential", "internal/territory", "internal/authorizer",
-	"examples/story",
+	"internal/apikey", "internal/access", "internal/passport", "internal/credential", "internal/territory", "internal/authorizer",
+	"internal/snapshot", "internal/daemon", "cmd/posternd", "examples/story", "internal/world", "internal/explain",
 	"internal/lab/network", "internal/lab/control", "internal/lab/podproxy", "internal/lab/gateway", "internal/lab/realenvoy",
 	"internal/lab/idp", "internal/lab/authservice", "internal/lab/serving", "internal/lab/dashboard", "internal/lab", "internal/lab/demo",
 	"internal/cli", "cmd/postern",
@@ -42,6 +43,7 @@ var only = map[string]string{
 	"istio.io/istio":            "nobody: translators are modules of their own",
 	"k8s.io/client-go":          "nobody yet: internal/cluster when it is there",
 	"github.com/coreos/go-oidc": "internal/lab/authservice",
+	"github.com/prometheus":     "internal/daemon",
 }
 
 type pkg struct {
@@ -102,22 +104,40 @@ func TestArrowsPointDown(t *testing.T) {
 	}
 }
 
-// TestDependencies compares the modules linked into the program with the
-// reviewed list. POSTERN_UPDATE=1 writes it; read the difference.
+// unwanted says what a program does not link, as the beginning of a package's path.
+var unwanted = map[string][]string{
+	"cmd/postern": {"istio.io/istio/"},
+	// What judges in a cluster runs no program, builds no translator, opens no
+	// profile and holds no login of its own.
+	"cmd/posternd": {
+		"istio.io/istio/", "github.com/dexidp/", "github.com/spf13/", "k8s.io/client-go/", "os/exec", "net/http/pprof",
+		module + "/internal/translate", module + "/internal/envoy", module + "/internal/world", module + "/internal/lab", module + "/internal/cli", module + "/examples/",
+	},
+}
+
+// TestDependencies compares the modules linked into each program with its reviewed
+// list. POSTERN_UPDATE=1 writes it; read the difference.
 func TestDependencies(t *testing.T) {
-	seen := map[string]bool{}
-	for _, p := range list(t, "-deps", "./cmd/postern") {
-		if p.Module != nil && p.Module.Path != module {
-			seen[p.Module.Path] = true
+	for program, not := range unwanted {
+		seen := map[string]bool{}
+		for _, p := range list(t, "-deps", "./"+program) {
+			if p.Module != nil && p.Module.Path != module {
+				seen[p.Module.Path] = true
+			}
+			for _, prefix := range not {
+				if strings.HasPrefix(p.ImportPath+"/", strings.TrimSuffix(prefix, "/")+"/") {
+					t.Errorf("%s links %s", program, p.ImportPath)
+				}
+			}
 		}
+		compareModules(t, program, slices.Sorted(maps.Keys(seen)))
 	}
-	var modules []string
-	for m := range seen {
-		modules = append(modules, m)
-	}
-	slices.Sort(modules)
+}
+
+func compareModules(t *testing.T, program string, modules []string) {
+	t.Helper()
 	got := strings.Join(modules, "\n") + "\n"
-	file := filepath.Join("..", "..", "cmd", "postern", "modules.txt")
+	file := filepath.Join("..", "..", program, "modules.txt")
 	if os.Getenv("POSTERN_UPDATE") != "" {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
@@ -128,7 +148,7 @@ func TestDependencies(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("the modules linked into cmd/postern are not those of %s: got\n%s", file, got)
+		t.Errorf("the modules linked into %s are not those of %s: got\n%s", program, file, got)
 	}
 }
 

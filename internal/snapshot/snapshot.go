@@ -30,12 +30,18 @@ func Of(set *manifest.Set, pods []*topology.Pod, cfg authorizer.Config) (*author
 	var known []credential.Pod
 	for _, p := range pods {
 		pod := credential.Pod{Namespace: p.Namespace, Name: p.Name, ServiceAccount: p.ServiceAccount, Labels: p.Labels, HostNetwork: p.HostNetwork, Terminating: !p.Running}
+		if p.Workload.Kind == "Pod" {
+			pod.UID = string(p.Workload.Object.Meta.UID)
+		}
 		if p.Addr.IsValid() {
 			pod.Addrs = append(pod.Addrs, p.Addr)
 		}
 		known = append(known, pod)
 	}
-	return &authorizer.Snapshot{Rules: rules, Map: m, Pods: credential.NewPods(known, cfg.PodRules())}, nil
+	return &authorizer.Snapshot{
+		Rules: rules, Map: m, Pods: credential.NewPods(known, cfg.PodRules()),
+		APIKeys: credential.NewAPIKeys(set), Accounts: credential.NewAccounts(set),
+	}, nil
 }
 
 // Read is the snapshot of manifests as they were written. Pods without an address

@@ -1,0 +1,103 @@
+// Command bench measures what an authorizer costs behind a real Envoy: the same
+// Envoy (one worker), upstream and load with no authorizer, with one that allows
+// everything (grpc-go with the generated code, the measure of the rest) and with
+// posternd, in turns.
+//
+//	go run ./e2e/bench            # about two minutes; make tools installs Envoy
+//	go run ./e2e/bench -o json
+//
+// What counts is CPU time of the authorizer's process per check (Linux,
+// /proc/PID/stat, ticks of 10 ms) as a ratio to the no-op's of the same round:
+// microseconds change with the machine and its neighbours, ratios little.
+// Everything listens on loopback; a run ends after rounds x variants x window.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"time"
+)
+
+type settings struct {
+	envoy       string
+	posternd    string
+	rounds      int
+	window      time.Duration
+	connections int
+	output      string
+}
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == noopCommand {
+		serveNoop()
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(2)
+	}
+}
+
+func parse(args []string, stderr io.Writer) (settings, error) {
+	var s settings
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&s.envoy, "envoy", ".tools/envoy/bin/envoy", "Envoy's `program`")
+	f.StringVar(&s.posternd, "posternd", "", "posternd's `program` (default: built from this checkout)")
+	f.IntVar(&s.rounds, "rounds", 5, "times that every variant has its turn, at most 50")
+	f.DurationVar(&s.window, "window", 3*time.Second, "length of a turn, at most 30s")
+	f.IntVar(&s.connections, "connections", 16, "connections with one request at a time each, at most 256")
+	f.StringVar(&s.output, "o", "text", "`format`: text or json")
+	if err := f.Parse(args); err != nil {
+		return s, err
+	}
+	switch {
+	case f.NArg() > 0:
+		return s, fmt.Errorf("got argument %q, want flags only", f.Arg(0))
+	case s.rounds < 1 || s.rounds > 50 || s.window < 100*time.Millisecond || s.window > 30*time.Second || s.connections < 1 || s.connections > 256:
+		return s, errors.New("rounds, window or connections out of range (see -help)")
+	case s.output != "text" && s.output != "json":
+		return s, fmt.Errorf("got -o %q, want text or json", s.output)
+	}
+	return s, nil
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	s, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(stderr, "bench: building posternd, starting Envoy")
+	b, err := setUp(ctx, s)
+	if err != nil {
+		return errors.Join(err, b.close())
+	}
+	defer func() { _ = b.close() }()
+	for round := range s.rounds {
+		for i := range b.variants {
+			v := b.variants[(i+round)%len(b.variants)] // nobody is always first
+			w, err := b.measure(ctx, v)
+			if err != nil {
+				return fmt.Errorf("%s: %w", v.Name, err)
+			}
+			v.Windows = append(v.Windows, w)
+			fmt.Fprintf(stderr, "bench: round %d of %d: %-32s %6.0f req/s, authorizer %5.1f us/check\n", round+1, s.rounds, v.Name, w.PerSecond, w.Authorizer)
+		}
+	}
+	r := summarize(b.variants)
+	if s.output == "json" {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	}
+	r.print(stdout)
+	return nil
+}

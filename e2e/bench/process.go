@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// tick is the unit of /proc/PID/stat on Linux (USER_HZ, 100 everywhere).
+const tick = 10 * time.Millisecond
+
+// process is a program that runs for the benchmark.
+type process struct {
+	name   string
+	cmd    *exec.Cmd
+	said   said
+	exited chan struct{}
+}
+
+// said is what a program says on standard error.
+type said struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.Write(p)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.String()
+}
+
+func mustSelf() string {
+	exe, err := os.Executable()
+	if err != nil {
+		return os.Args[0]
+	}
+	return exe
+}
+
+// start runs a program; decisions get its standard output.
+func (b *bench) start(name string, decisions io.Writer, program string, args ...string) (*process, error) {
+	p := &process{name: name, cmd: exec.Command(program, args...), exited: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = decisions, &p.said
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		_ = p.cmd.Wait() // how it ended does not matter, that it did does
+		close(p.exited)
+	}()
+	b.started = append(b.started, p)
+	return p, nil
+}
+
+// until waits for a text that the program says.
+func (p *process) until(ctx context.Context, text string) error {
+	for range 600 {
+		if strings.Contains(p.said.String(), text) {
+			return nil
+		}
+		select {
+		case <-p.exited:
+			return fmt.Errorf("%s ended: %s", p.name, p.said.String())
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("%s never says %q: %s", p.name, text, p.said.String())
+}
+
+// port is where the program says that it takes checks.
+func (p *process) port() int {
+	at := regexp.MustCompile(`checks at (\S+)`)
+	for range 100 {
+		if m := at.FindStringSubmatch(p.said.String()); m != nil {
+			if _, port, err := net.SplitHostPort(m[1]); err == nil {
+				n, _ := strconv.Atoi(port) // 0: Envoy will not connect
+				return n
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return 0
+}
+
+// cpu is the time that the process has used, all threads.
+func (p *process) cpu() (time.Duration, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(data), ") ") // the name before it may hold anything
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 13 {
+		return 0, errors.New("/proc/PID/stat is not as expected")
+	}
+	var total time.Duration
+	for _, f := range fields[11:13] { // utime and stime
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		total += time.Duration(n) * tick
+	}
+	return total, nil
+}
+
+func (p *process) stop() error {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	select {
+	case <-p.exited:
+		return nil
+	case <-time.After(15 * time.Second):
+		return p.cmd.Process.Kill()
+	}
+}

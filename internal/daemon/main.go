@@ -1,0 +1,105 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+)
+
+const usage = `posternd answers Envoy's ext_authz checks for the gateways of a Kubeflow cluster:
+models and applications by Kubernetes RBAC, people by the login that is there.
+
+Usage: posternd --config FILE [--manifests DIR]...
+
+  --config FILE     the configuration, YAML, read strictly
+  --manifests DIR   a directory of the cluster's objects, besides manifests.dirs of
+                    the configuration (repeatable); changes are taken up
+
+One JSON line per decision goes to standard output, the talk to standard error.
+Ends on SIGTERM or SIGINT, with status 0; with 1 when it could not go on, with 2
+when the arguments, the configuration or an address are no good.
+`
+
+// gcPercent trades memory for time: the heap is small, garbage comes by the
+// request. GOGC in the environment wins.
+const gcPercent = 400
+
+// dirs is a flag that may be given several times.
+type dirs []string
+
+func (d *dirs) String() string     { return strings.Join(*d, ",") }
+func (d *dirs) Set(s string) error { *d = append(*d, s); return nil }
+
+// Main runs the program until it is told to end, and returns its exit status.
+func Main(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	say := talk(stderr)
+	d, err := fromArgs(args, stdout, say)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		return 0
+	case err != nil:
+		say("%v", err)
+		return 2
+	}
+	if err := d.Run(ctx); err != nil {
+		say("%v", err)
+		return 1
+	}
+	return 0
+}
+
+func fromArgs(args []string, stdout io.Writer, say func(string, ...any)) (*Daemon, error) {
+	var file string
+	var more dirs
+	flags := flag.NewFlagSet("posternd", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&file, "config", "", "")
+	flags.Var(&more, "manifests", "")
+	switch err := flags.Parse(args); {
+	case err != nil:
+		return nil, err
+	case flags.NArg() > 0:
+		return nil, fmt.Errorf("got argument %q, want flags only\nhint: see posternd --help", flags.Arg(0))
+	case file == "":
+		return nil, errors.New("--config is missing\nhint: see posternd --help")
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	c, err := ParseConfig(file, data)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range more {
+		if _, err := os.ReadDir(dir); err != nil {
+			return nil, fmt.Errorf("--manifests: %w", err)
+		}
+		c.Manifests.Dirs = append(c.Manifests.Dirs, dir)
+	}
+	return New(c, Options{Decisions: stdout, Say: say})
+}
+
+// talk writes for people: every line with the program's name.
+func talk(w io.Writer) func(string, ...any) {
+	return func(format string, args ...any) {
+		var b strings.Builder
+		for line := range strings.Lines(fmt.Sprintf(format, args...)) {
+			b.WriteString("posternd: " + strings.TrimRight(line, "\n") + "\n")
+		}
+		_, _ = io.WriteString(w, b.String()) // in one write: goroutines talk too
+	}
+}

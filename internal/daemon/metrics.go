@@ -1,0 +1,136 @@
+package daemon
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"postern.dev/postern/internal/authorizer"
+	"postern.dev/postern/internal/manifest"
+)
+
+// maxReasons bounds a label. Reasons are words of the program, never of a client's;
+// this holds if one of them ever came to be.
+const maxReasons = 100
+
+// metrics are those of one Daemon, for Prometheus. Labels have few values: no
+// caller, model, host or path is one.
+type metrics struct {
+	registry  *prometheus.Registry
+	decisions *prometheus.CounterVec
+	took      prometheus.Histogram
+	objects   *prometheus.GaugeVec
+	reads     *prometheus.CounterVec
+	stale     *prometheus.GaugeVec
+	swap      atomic.Int64 // Unix nanoseconds of the last snapshot, 0 before
+
+	mu      sync.RWMutex
+	reasons map[decision]prometheus.Counter
+}
+
+// decision is one counter of decisions.
+type decision struct {
+	allow             bool
+	territory, reason string
+}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_decisions_total", Help: "Checks answered."}, []string{"verdict", "territory", "reason"}),
+		took: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "postern_decision_seconds", Help: "Time to judge a check, the login's time included.",
+			Buckets: []float64{25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1, 2}}),
+		objects: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "postern_snapshot_objects", Help: "Objects of the snapshot in force, of the kinds Postern reads."}, []string{"kind"}),
+		reads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_reads_total", Help: "Times that files were read."}, []string{"what", "result"}),
+		stale: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "postern_stale", Help: "1 while files have errors and what was read before is in force."}, []string{"what"}),
+		reasons: map[decision]prometheus.Counter{},
+	}
+	m.registry.MustRegister(m.decisions, m.took, m.objects, m.reads, m.stale,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "postern_snapshot_age_seconds", Help: "Time since the snapshot in force was read; NaN before the first."}, m.age))
+	return m
+}
+
+func (m *metrics) age() float64 {
+	at := m.swap.Load()
+	if at == 0 {
+		return math.NaN()
+	}
+	return time.Since(time.Unix(0, at)).Seconds()
+}
+
+// observe counts a verdict.
+func (m *metrics) observe(v authorizer.Verdict, took time.Duration) {
+	m.took.Observe(took.Seconds())
+	d := decision{v.Allow, v.Territory.Kind.String(), v.Reason}
+	m.mu.RLock()
+	c := m.reasons[d]
+	m.mu.RUnlock()
+	if c == nil {
+		c = m.counter(d)
+	}
+	c.Inc()
+}
+
+func (m *metrics) counter(d decision) prometheus.Counter {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.reasons) >= maxReasons {
+		d.reason = "other"
+	}
+	word := "refuse"
+	if d.allow {
+		word = "allow"
+	}
+	c := m.decisions.WithLabelValues(word, d.territory, d.reason)
+	m.reasons[d] = c
+	return c
+}
+
+// swapped notes a new snapshot.
+func (m *metrics) swapped(set *manifest.Set) {
+	m.swap.Store(time.Now().UnixNano())
+	kinds := map[string]float64{}
+	for o := range set.All() {
+		if o.Value != nil {
+			kinds[o.Kind]++
+		}
+	}
+	m.objects.Reset()
+	for kind, n := range kinds {
+		m.objects.WithLabelValues(kind).Set(n)
+	}
+}
+
+// read notes that files were read.
+func (m *metrics) read(what string, err error) {
+	result, stale := "ok", 0.0
+	if err != nil {
+		result, stale = "error", 1
+	}
+	m.reads.WithLabelValues(what, result).Inc()
+	m.stale.WithLabelValues(what).Set(stale)
+}
+
+// expiry shows how long the port's certificates are good for.
+func (m *metrics) expiry(i *identity) {
+	for name, at := range map[string]func(*loadedTLS) time.Time{
+		"server-certificate": func(l *loadedTLS) time.Time { return l.server },
+		"client-ca":          func(l *loadedTLS) time.Time { return l.ca },
+	} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "postern_credential_expiry_days", Help: "Days until a certificate of posternd's expires.",
+			ConstLabels: prometheus.Labels{"credential": name},
+		}, func() float64 { return time.Until(at(i.current.Load())).Hours() / 24 }))
+	}
+}
