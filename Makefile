@@ -9,7 +9,7 @@ TOOLS = .tools
 RESULTS = $(TOOLS)/results
 GOTESTSUM = $(TOOLS)/gotestsum --format pkgname
 
-.PHONY: help test unit e2e translators-test tools chromium translators translations conformance bench clean
+.PHONY: help test unit rbac bench-authorizer e2e translators-test tools chromium translators translations conformance bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,11 +19,18 @@ test: tools ## everything: vet, unit tests with the race detector, the real part
 	$(GO) vet ./... && $(GO) vet -tags e2e ./e2e/...
 	$(GOTESTSUM) --jsonfile $(RESULTS)/unit.json -- -race ./...
 	$(GOTESTSUM) --jsonfile $(RESULTS)/e2e.json -- -tags e2e -p 1 -timeout 40m ./e2e/...
+	cd e2e/rbac && ../../$(GOTESTSUM) --jsonfile ../../$(RESULTS)/e2e-rbac.json -- ./...
 	GOTESTSUM="$(CURDIR)/$(TOOLS)/gotestsum" RESULTS="$(CURDIR)/$(RESULTS)" sh translator/test.sh
 	scripts/count $(RESULTS)
 
 unit: ## the inner loop: no tools needed
 	$(GO) test ./...
+
+rbac: ## internal/access against Kubernetes' own authorizer (a module of its own)
+	cd e2e/rbac && $(GO) test ./...
+
+bench-authorizer: $(TOOLS)/envoy/stamp ## posternd beside a no-op authorizer behind the same Envoy, about two minutes
+	$(GO) run ./e2e/bench
 
 e2e: tools ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer and KServe
 	$(GO) test -tags e2e -p 1 -timeout 40m ./e2e/...

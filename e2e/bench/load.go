@@ -29,15 +29,15 @@ type window struct {
 	Authorizer float64 `json:"authorizerMicroseconds"` // CPU per check, 0 without one
 	Envoy      float64 `json:"envoyMicroseconds"`      // CPU per request
 	Requests   int     `json:"requests"`
+	Resident   float64 `json:"authorizerMegabytes"` // memory at the end, 0 without one
 }
 
 // measure lets a variant have its turn. A request that fails ends the benchmark.
 func (b *bench) measure(ctx context.Context, v *variant) (window, error) {
-	token, err := b.passport(ctx)
+	request, err := b.requestOf(ctx, v)
 	if err != nil {
 		return window{}, err
 	}
-	request := requestOf(v, token)
 	if _, err := b.load(ctx, v, request, warmUp); err != nil {
 		return window{}, err
 	}
@@ -62,7 +62,11 @@ func (b *bench) measure(ctx context.Context, v *variant) (window, error) {
 	n := float64(len(took))
 	micro := func(i int) float64 { return float64((after[i] - before[i]).Microseconds()) / n }
 	milli := func(q float64) float64 { return float64(took[int(q*(n-1))].Microseconds()) / 1000 }
-	return window{PerSecond: n / elapsed.Seconds(), P50: milli(0.5), P99: milli(0.99), Authorizer: micro(0), Envoy: micro(1), Requests: len(took)}, nil
+	resident := 0.0
+	if v.asks != nil {
+		resident = v.asks.resident()
+	}
+	return window{Resident: resident, PerSecond: n / elapsed.Seconds(), P50: milli(0.5), P99: milli(0.99), Authorizer: micro(0), Envoy: micro(1), Requests: len(took)}, nil
 }
 
 // times are the CPU times of the authorizer and of Envoy.
@@ -76,22 +80,35 @@ func (b *bench) times(v *variant) (out [2]time.Duration, err error) {
 	return out, err
 }
 
-// requestOf is the request in bytes. All variants' are of one length: what is no
-// passport is padding.
-func requestOf(v *variant, passport string) []byte {
-	name, value := "x-padding-padding-", strings.Repeat("p", len(passport))
-	if v.passport {
-		name, value = "x-postern-passport", passport
+// size is the length of a credential's header in every variant: what is none is
+// padding.
+const size = 1024
+
+// requestOf is the request in bytes.
+func (b *bench) requestOf(ctx context.Context, v *variant) ([]byte, error) {
+	var header string
+	switch v.shows {
+	case passport:
+		text, err := b.passport(ctx)
+		if err != nil {
+			return nil, err
+		}
+		header = "X-Postern-Passport: " + text + "\r\n"
+	case apiKey:
+		header = "Authorization: Bearer " + b.shown.key + "\r\n"
+	case token:
+		header = "Authorization: Bearer " + b.shown.token + "\r\n"
 	}
-	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\n%s: %s\r\nContent-Length: %d\r\n\r\n%s",
-		modelPath, modelHost, name, value, len(body), body)
+	padding := strings.Repeat("p", max(0, size-len(header)))
+	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\n%sX-Padding: %s\r\nContent-Length: %d\r\n\r\n%s",
+		modelPath, modelHost, header, padding, len(body), body), nil
 }
 
 // passport asks posternd for one, as a pod that calls the model gets it. It lives
 // for a minute, longer than a turn.
 func (b *bench) passport(ctx context.Context) (string, error) {
 	for _, v := range b.variants {
-		if v.asks == nil || v.passport || !strings.HasPrefix(v.Name, "posternd") {
+		if v.asks == nil || v.shows != nothing || !strings.HasPrefix(v.Name, "posternd") {
 			continue
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d%s", v.port, modelPath), strings.NewReader(body))
@@ -121,9 +138,14 @@ func (b *bench) load(ctx context.Context, v *variant, request []byte, length tim
 	var all []time.Duration
 	var errs []error
 	var wg sync.WaitGroup
-	for range b.settings.connections {
+	var every time.Duration // between two requests of a connection
+	if b.settings.rate > 0 {
+		every = time.Second * time.Duration(b.settings.connections) / time.Duration(b.settings.rate)
+	}
+	for i := range b.settings.connections {
 		wg.Go(func() {
-			took, err := oneConnection(ctx, v, request, maxRequests/b.settings.connections)
+			first := time.Now().Add(every * time.Duration(i) / time.Duration(b.settings.connections))
+			took, err := oneConnection(ctx, v, request, maxRequests/b.settings.connections, first, every)
 			mu.Lock()
 			defer mu.Unlock()
 			all = append(all, took...)
@@ -137,7 +159,9 @@ func (b *bench) load(ctx context.Context, v *variant, request []byte, length tim
 	return all, errors.Join(errs...)
 }
 
-func oneConnection(ctx context.Context, v *variant, request []byte, most int) ([]time.Duration, error) {
+// oneConnection sends one request after the other; paced, when every is not zero,
+// from a time on that the request is counted from even if the one before is late.
+func oneConnection(ctx context.Context, v *variant, request []byte, most int, first time.Time, every time.Duration) ([]time.Duration, error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(v.from)}}
 	c, err := d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", v.port))
 	if err != nil {
@@ -146,12 +170,16 @@ func oneConnection(ctx context.Context, v *variant, request []byte, most int) ([
 	defer c.Close()
 	r := bufio.NewReader(c)
 	var took []time.Duration
-	for range most {
+	for i := range most {
+		begin := time.Now()
+		if due := first.Add(every * time.Duration(i)); every > 0 {
+			time.Sleep(time.Until(due))
+			begin = due
+		}
 		if ctx.Err() != nil {
 			break
 		}
-		begin := time.Now()
-		if err := c.SetDeadline(begin.Add(10 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 			return took, err
 		}
 		if _, err := c.Write(request); err != nil {

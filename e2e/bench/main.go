@@ -5,6 +5,7 @@
 //
 //	go run ./e2e/bench            # about two minutes; make tools installs Envoy
 //	go run ./e2e/bench -o json
+//	go run ./e2e/bench -rate 1000 # what is added to a request's time
 //
 // What counts is CPU time of the authorizer's process per check (Linux,
 // /proc/PID/stat, ticks of 10 ms) as a ratio to the no-op's of the same round:
@@ -30,6 +31,7 @@ type settings struct {
 	rounds      int
 	window      time.Duration
 	connections int
+	rate        int
 	output      string
 }
 
@@ -53,8 +55,9 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	f.StringVar(&s.envoy, "envoy", ".tools/envoy/bin/envoy", "Envoy's `program`")
 	f.StringVar(&s.posternd, "posternd", "", "posternd's `program` (default: built from this checkout)")
 	f.IntVar(&s.rounds, "rounds", 5, "times that every variant has its turn, at most 50")
-	f.DurationVar(&s.window, "window", 3*time.Second, "length of a turn, at most 30s")
+	f.DurationVar(&s.window, "window", 2500*time.Millisecond, "length of a turn, at most 30s")
 	f.IntVar(&s.connections, "connections", 16, "connections with one request at a time each, at most 256")
+	f.IntVar(&s.rate, "rate", 0, "requests per second of all connections together, at most 100000 (default: each as soon as the last is answered)")
 	f.StringVar(&s.output, "o", "text", "`format`: text or json")
 	if err := f.Parse(args); err != nil {
 		return s, err
@@ -62,8 +65,8 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	switch {
 	case f.NArg() > 0:
 		return s, fmt.Errorf("got argument %q, want flags only", f.Arg(0))
-	case s.rounds < 1 || s.rounds > 50 || s.window < 100*time.Millisecond || s.window > 30*time.Second || s.connections < 1 || s.connections > 256:
-		return s, errors.New("rounds, window or connections out of range (see -help)")
+	case s.rounds < 1 || s.rounds > 50 || s.window < 100*time.Millisecond || s.window > 30*time.Second || s.connections < 1 || s.connections > 256 || s.rate < 0 || s.rate > 100000:
+		return s, errors.New("rounds, window, connections or rate out of range (see -help)")
 	case s.output != "text" && s.output != "json":
 		return s, fmt.Errorf("got -o %q, want text or json", s.output)
 	}

@@ -54,9 +54,11 @@ func mustSelf() string {
 	return exe
 }
 
-// start runs a program; decisions get its standard output.
-func (b *bench) start(name string, decisions io.Writer, program string, args ...string) (*process, error) {
+// start runs a program; decisions get its standard output, env is added to the
+// environment.
+func (b *bench) start(name string, decisions io.Writer, env []string, program string, args ...string) (*process, error) {
 	p := &process{name: name, cmd: exec.Command(program, args...), exited: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = decisions, &p.said
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
@@ -121,6 +123,17 @@ func (p *process) cpu() (time.Duration, error) {
 		total += time.Duration(n) * tick
 	}
 	return total, nil
+}
+
+// resident is the memory that the process holds, in megabytes; 0 when it is not
+// known.
+func (p *process) resident() float64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
+	if fields := strings.Fields(string(data)); err == nil && len(fields) > 1 {
+		pages, _ := strconv.ParseFloat(fields[1], 64) // 0 when it is no number
+		return pages * float64(os.Getpagesize()) / 1e6
+	}
+	return 0
 }
 
 func (p *process) stop() error {

@@ -26,7 +26,8 @@ func summarize(variants []*variant) report {
 	for _, v := range variants {
 		out := row{Name: v.Name, Rounds: v.Windows, Median: window{
 			PerSecond: median(v.Windows, func(w window) float64 { return w.PerSecond }), P50: median(v.Windows, func(w window) float64 { return w.P50 }),
-			P99: median(v.Windows, func(w window) float64 { return w.P99 }), Authorizer: median(v.Windows, func(w window) float64 { return w.Authorizer }),
+			Resident: median(v.Windows, func(w window) float64 { return w.Resident }),
+			P99:      median(v.Windows, func(w window) float64 { return w.P99 }), Authorizer: median(v.Windows, func(w window) float64 { return w.Authorizer }),
 			Envoy: median(v.Windows, func(w window) float64 { return w.Envoy }), Requests: int(median(v.Windows, func(w window) float64 { return float64(w.Requests) })),
 		}}
 		var toNoop, ofNone []float64
@@ -63,7 +64,7 @@ func middle(values []float64) float64 {
 }
 
 func (r report) print(w io.Writer) {
-	fmt.Fprintf(w, "| variant | authorizer us/check | x no-op (min-max) | Envoy us/req | req/s | of none | p50 ms | p99 ms |\n|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(w, "| variant | authorizer us/check | x no-op (min-max) | Envoy us/req | req/s | of none | p50 ms | p99 ms | MB |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, v := range r.Variants {
 		m := v.Median
 		asked, ratio := "-", "-"
@@ -71,6 +72,6 @@ func (r report) print(w io.Writer) {
 			asked = fmt.Sprintf("%.0f", m.Authorizer)
 			ratio = fmt.Sprintf("%.2f (%.2f-%.2f)", v.ToNoop, v.LowHigh[0], v.LowHigh[1])
 		}
-		fmt.Fprintf(w, "| %s | %s | %s | %.0f | %.0f | %.2f | %.1f | %.1f |\n", v.Name, asked, ratio, m.Envoy, m.PerSecond, v.OfNone, m.P50, m.P99)
+		fmt.Fprintf(w, "| %s | %s | %s | %.0f | %.0f | %.2f | %.1f | %.1f | %.0f |\n", v.Name, asked, ratio, m.Envoy, m.PerSecond, v.OfNone, m.P50, m.P99, m.Resident)
 	}
 }

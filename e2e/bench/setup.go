@@ -22,21 +22,8 @@ const (
 	gatewayAddress = "127.0.0.2" // of one of the gateways' pods: the second hop
 	modelHost      = "sklearn-iris.kserve-test.svc.cluster.local"
 	modelPath      = "/v1/models/sklearn-iris:predict"
+	variantCount   = 8
 )
-
-// pods are added to the story's manifests.
-const pods = `apiVersion: v1
-kind: Pod
-metadata: {name: bench-caller, namespace: default}
-spec: {containers: [{name: c, image: bench}]}
-status: {podIP: ` + podAddress + `, phase: Running}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: bench-gateway, namespace: istio-system, labels: {istio: ingressgateway}}
-spec: {containers: [{name: c, image: bench}]}
-status: {podIP: ` + gatewayAddress + `, phase: Running}
-`
 
 // bench is everything that runs.
 type bench struct {
@@ -46,17 +33,28 @@ type bench struct {
 	envoy    *process
 	started  []*process
 	variants []*variant
+	shown    credentials
 }
 
 // variant is one way of asking.
 type variant struct {
-	Name     string
-	Windows  []window
-	from     string   // the address it calls from
-	port     int      // its listener of Envoy
-	asks     *process // nil: nobody
-	passport bool     // carries one, as the gateway's second hop does
+	Name    string
+	Windows []window
+	from    string   // the address it calls from
+	port    int      // its listener of Envoy
+	asks    *process // nil: nobody
+	shows   shows
 }
+
+// shows is what a variant's requests carry.
+type shows int
+
+const (
+	nothing shows = iota
+	passport
+	apiKey
+	token
+)
 
 func setUp(ctx context.Context, s settings) (*bench, error) {
 	b := &bench{settings: s}
@@ -64,12 +62,15 @@ func setUp(ctx context.Context, s settings) (*bench, error) {
 	if b.dir, err = os.MkdirTemp("", "postern-bench-"); err != nil {
 		return b, err
 	}
-	ports, err := freePorts(7)
+	if b.shown, err = newCredentials(); err != nil {
+		return b, err
+	}
+	ports, err := freePorts(variantCount + 2)
 	if err != nil {
 		return b, err
 	}
-	doors := ports[:5]
-	noop, err := b.start("noop", nil, mustSelf(), noopCommand)
+	doors, backend, admin := ports[2:], ports[0], ports[1]
+	noop, err := b.start("noop", nil, nil, mustSelf(), noopCommand)
 	if err != nil {
 		return b, err
 	}
@@ -81,29 +82,36 @@ func setUp(ctx context.Context, s settings) (*bench, error) {
 	if err != nil {
 		return b, err
 	}
+	double, err := b.posternd(ctx, "posternd-double", "info", doors, "GOMAXPROCS=2")
+	if err != nil {
+		return b, err
+	}
 	b.variants = []*variant{
 		{Name: "no authorizer", from: podAddress},
 		{Name: "no-op, grpc-go", from: podAddress, asks: noop},
 		{Name: "posternd, pod address", from: podAddress, asks: loud},
-		{Name: "posternd, passport seen before", from: gatewayAddress, asks: loud, passport: true},
-		{Name: "posternd, pod address, log off", from: podAddress, asks: silent},
+		{Name: "posternd, passport seen before", from: gatewayAddress, asks: loud, shows: passport},
+		{Name: "posternd, API key", from: podAddress, asks: loud, shows: apiKey},
+		{Name: "posternd, RS256 seen before", from: podAddress, asks: loud, shows: token},
+		{Name: "posternd, RS256, log off", from: podAddress, asks: silent, shows: token},
+		{Name: "posternd, RS256, two threads", from: podAddress, asks: double, shows: token},
 	}
 	for i, v := range b.variants {
 		v.port = doors[i]
 	}
-	if err := b.serveUpstream(ports[5]); err != nil {
+	if err := b.serveUpstream(backend); err != nil {
 		return b, err
 	}
-	return b, b.startEnvoy(ctx, ports[5], ports[6])
+	return b, b.startEnvoy(ctx, backend, admin)
 }
 
-// posternd starts the program with the story's manifests and the bench's pods.
-func (b *bench) posternd(ctx context.Context, name, level string, doors []int) (*process, error) {
+// posternd starts the program with the story's manifests and the bench's objects.
+func (b *bench) posternd(ctx context.Context, name, level string, doors []int, env ...string) (*process, error) {
 	manifests := filepath.Join(b.dir, name)
 	if err := os.CopyFS(manifests, story.FS); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(manifests, "common", "bench.yaml"), []byte(pods), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(manifests, "common", "bench.yaml"), []byte(objects+b.shown.keyObject), 0o600); err != nil {
 		return nil, err
 	}
 	if b.settings.posternd == "" {
@@ -120,6 +128,7 @@ func (b *bench) posternd(ctx context.Context, name, level string, doors []int) (
 	for _, d := range doors {
 		fmt.Fprintf(&config, "- {gateway: knative-serving/knative-local-gateway, port: %d, inCluster: true}\n", d)
 	}
+	fmt.Fprintf(&config, "tokens: {issuers: [{issuer: %q, audiences: [postern], jwks: '%s'}]}\n", issuer, b.shown.jwks)
 	file := filepath.Join(b.dir, name+".yaml")
 	if err := os.WriteFile(file, []byte(config.String()), 0o600); err != nil {
 		return nil, err
@@ -129,7 +138,7 @@ func (b *bench) posternd(ctx context.Context, name, level string, doors []int) (
 		return nil, err
 	}
 	defer decisions.Close() // the process has its own
-	p, err := b.start(name, decisions, b.settings.posternd, "--config", file)
+	p, err := b.start(name, decisions, env, b.settings.posternd, "--config", file)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +169,7 @@ func (b *bench) startEnvoy(ctx context.Context, upstream, admin int) error {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		return err
 	}
-	if b.envoy, err = b.start("envoy", nil, b.settings.envoy, "-c", file, "--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id", "--disable-hot-restart"); err != nil {
+	if b.envoy, err = b.start("envoy", nil, nil, b.settings.envoy, "-c", file, "--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id", "--disable-hot-restart"); err != nil {
 		return fmt.Errorf("%w (make tools installs Envoy)", err)
 	}
 	for range 200 {

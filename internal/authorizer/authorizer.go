@@ -36,6 +36,8 @@ type Options struct {
 	Now func() time.Time
 	// Log gets one line per decision and no secret. If nil, nothing is logged.
 	Log *slog.Logger
+	// Lines gets the same in JSON.
+	Lines Lines
 	// Observe, if set, is told of every verdict and how long it took.
 	Observe func(Verdict, time.Duration)
 }
@@ -65,6 +67,7 @@ type Authorizer struct {
 	keys     *passport.Keys
 	now      func() time.Time
 	log      *slog.Logger
+	lines    Lines
 	observe  func(Verdict, time.Duration)
 	snapshot atomic.Pointer[Snapshot]
 }
@@ -80,7 +83,7 @@ func New(cfg Config, opts Options) (*Authorizer, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	a := &Authorizer{cfg: cfg, doors: map[uint16]bool{}, keys: opts.Keys, now: opts.Now, log: opts.Log, observe: opts.Observe}
+	a := &Authorizer{cfg: cfg, doors: map[uint16]bool{}, keys: opts.Keys, now: opts.Now, log: opts.Log, lines: opts.Lines, observe: opts.Observe}
 	for _, d := range cfg.Doors {
 		a.doors[d.Port] = d.InCluster
 	}
@@ -126,6 +129,15 @@ func (a *Authorizer) Swap(s *Snapshot) {
 		s = nil
 	}
 	a.snapshot.Store(s)
+}
+
+// Caches are how often the authorizer's caches knew the answer, by the cache's name.
+func (a *Authorizer) Caches() map[string][]*credential.Count {
+	out := map[string][]*credential.Count{"sessions": {a.sessions.Count()}, "tokens": {a.tokens.Count()}}
+	if a.bearers != nil {
+		out["sessions"] = append(out["sessions"], a.bearers.Count())
+	}
+	return out
 }
 
 // Keys are those that sign passports.

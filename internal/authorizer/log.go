@@ -4,29 +4,22 @@ import (
 	"context"
 	"log/slog"
 	"time"
-
-	"postern.dev/postern/internal/credential"
 )
 
-// record tells of a decision: Observe, and the log by one line. No header's value, no query and no body
-// goes into it: they may hold secrets. The caller's name is no secret.
+// record tells of a decision: Observe, Lines, and the log. No header's value, no
+// query and no body goes into a line: they may hold secrets. The caller's name is
+// no secret.
 func (a *Authorizer) record(ctx context.Context, req Request, v Verdict, took time.Duration) {
 	if a.observe != nil {
 		a.observe(v, took)
 	}
-	level := slog.LevelInfo
-	if v.Reason == Internal || v.Reason == LoginUnavailable || v.Reason == credential.KeysUnavailable {
-		level = slog.LevelError
-	}
+	a.lines.write(a.now(), req, v, took)
+	level := levelOf(v)
 	if !a.log.Enabled(ctx, level) {
 		return
 	}
-	verdict := "refuse"
-	if v.Allow {
-		verdict = "allow"
-	}
 	attrs := []slog.Attr{
-		slog.String("verdict", verdict), slog.String("reason", v.Reason), slog.Int("status", v.Status),
+		slog.String("verdict", word(v.Allow)), slog.String("reason", v.Reason), slog.Int("status", v.Status),
 		slog.String("territory", v.Territory.Kind.String()),
 		slog.Int("door", int(req.Door)), slog.String("source", req.Source.String()),
 		slog.String("method", short(req.Method)), slog.String("host", short(req.Host)), slog.String("path", short(req.Path)),

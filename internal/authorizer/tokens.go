@@ -239,9 +239,13 @@ func (k Keys) open(issuer string, opts Options) (*credential.KeySet, error) {
 }
 
 // keyClient is the client for one issuer's keys: no redirect, no cookie, and its
-// own certificates where the configuration names some.
+// own certificates where the configuration names some. Issuers are often outside,
+// so unlike the login they are reached through the environment's proxy.
 func keyClient(client *http.Client, caFile string) (*http.Client, error) {
 	own := bare(client)
+	if t, ok := own.Transport.(*http.Transport); ok && client == nil {
+		t.Proxy = http.ProxyFromEnvironment
+	}
 	if caFile == "" {
 		return own, nil
 	}

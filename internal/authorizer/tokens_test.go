@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"postern.dev/postern/internal/access"
@@ -308,6 +309,31 @@ func TestUnboundTokens(t *testing.T) {
 	if v := s.decide(t, ask(8080, outside, "POST", unboundOut, "/", "authorization: Bearer other")); v.Reason != LoginUnavailable || v.Status != 503 {
 		t.Errorf("the login is down: got %d %s", v.Status, v.Reason)
 	}
+}
+
+func TestConcurrentMachines(t *testing.T) {
+	s := newShop(t)
+	s.Authorizer.log = slog.New(slog.DiscardHandler)
+	text, object := s.key("team", "robot", "")
+	s.swap(object)
+	with, without := s.snapshot.Load(), newSnapshot(t, s.cfg, machines)
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for n := range 100 {
+				for _, c := range []string{text, s.person(fmt.Sprintf("u%d@example.com", n)), s.person("ada@example.com"), s.account("sa-1", "pod-1"), "x"} {
+					v := s.Decide(t.Context(), ask(8080, outside, "POST", openOut, predictPath, "authorization: Bearer "+c))
+					if v.Reason == Internal || c == "x" && v.Allow {
+						t.Errorf("got %s", v.Reason)
+					}
+				}
+				if i == 0 {
+					s.Swap([]*Snapshot{with, without, nil}[n%3])
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestRefusalNamesWhatIsTaken(t *testing.T) {

@@ -181,8 +181,14 @@ func (s *scanner) request(b []byte) {
 }
 
 func (s *scanner) http(b []byte) {
-	s.req.Headers = make(credential.Headers, 24)
-	s.values = make([]string, 0, 24)
+	n := 0
+	for f := s.fields(b); f.next(); {
+		if f.num == 3 {
+			n++
+		}
+	}
+	s.req.Headers = make(credential.Headers, min(n, maxHeaders))
+	s.values = make([]string, 0, min(n, maxHeaders))
 	for f := s.fields(b); f.next(); {
 		switch f.num {
 		case 2:

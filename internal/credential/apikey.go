@@ -2,6 +2,7 @@ package credential
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"postern.dev/postern/internal/access"
@@ -22,49 +23,64 @@ const (
 // key is remembered from one snapshot to the next, so a key that is deleted ends
 // with the Swap that says so. The zero value, like nil, knows no key.
 type APIKeys struct {
-	byID     map[string][]*keyObject
+	byID     map[string]*keyObject
 	problems error
 }
 
-// keyObject is one ApiKey.
+// keyObject is one ApiKey. There may be very many: what can be made of the rest is
+// not kept.
 type keyObject struct {
-	namespace, name string
-	hash            apikey.Hash
-	broken          bool // fits no key, and yet holds its id
-	revoked         bool
-	expires         time.Time
-	caller          access.Caller
+	space   *keySpace
+	name    string
+	hash    apikey.Hash
+	expires int64 // Unix seconds; zero: does not
+	broken  bool  // fits no key, and yet holds its id
+	revoked bool
+	next    *keyObject // another that has the same id
+}
+
+// keySpace is what the keys of a namespace share.
+type keySpace struct {
+	namespace string
+	groups    []string
 }
 
 // NewAPIKeys reads the ApiKeys of a set. One that is not as it must be is left
 // out and does not keep the others from counting; Problems names it.
 func NewAPIKeys(set *manifest.Set) *APIKeys {
-	k := &APIKeys{byID: map[string][]*keyObject{}}
+	k := &APIKeys{byID: map[string]*keyObject{}}
+	spaces := map[string]*keySpace{}
 	var errs []error
 	for o, v := range manifest.Of[*manifest.APIKey](set) {
-		ns, name := o.Meta.Namespace, o.Meta.Name
 		hash, err := apikey.ReadSpec(v.Spec)
 		if err != nil {
 			errs = append(errs, o.Errorf("", "%v", err))
 		}
+		space := spaces[o.Meta.Namespace]
+		if space == nil {
+			space = &keySpace{o.Meta.Namespace, []string{"postern:keys:" + o.Meta.Namespace, access.AuthenticatedGroup}}
+			spaces[o.Meta.Namespace] = space
+		}
 		obj := &keyObject{
-			namespace: ns, name: name, hash: hash, broken: err != nil,
-			revoked: v.Spec.Disabled || o.Meta.DeletionTimestamp != nil,
-			caller: access.Caller{
-				User: "postern:key:" + ns + ":" + name, Groups: []string{"postern:keys:" + ns, access.AuthenticatedGroup},
-				Proven: true, Kind: access.Key,
-			},
+			space: space, name: o.Meta.Name, hash: hash, broken: err != nil,
+			revoked: v.Spec.Disabled || o.Meta.DeletionTimestamp != nil, next: k.byID[v.Spec.ID],
 		}
 		if v.Spec.Expires != nil {
-			obj.expires = v.Spec.Expires.Time
+			obj.expires = max(v.Spec.Expires.Unix(), 1) // not "does not", however long ago
 		}
-		if len(k.byID[v.Spec.ID]) > 0 {
+		if obj.next != nil {
 			errs = append(errs, o.Errorf("spec.id", "another ApiKey has this id: neither key is taken"))
 		}
-		k.byID[v.Spec.ID] = append(k.byID[v.Spec.ID], obj)
+		k.byID[v.Spec.ID] = obj
 	}
 	k.problems = errors.Join(errs...)
 	return k
+}
+
+func (o *keyObject) caller() access.Caller {
+	return access.Caller{
+		User: "postern:key:" + o.space.namespace + ":" + o.name, Groups: slices.Clip(o.space.groups), Proven: true, Kind: access.Key,
+	}
 }
 
 // Problems are the objects that count for nothing, nil when there are none.
@@ -85,29 +101,29 @@ func (k *APIKeys) Caller(c Credential, now time.Time) (caller access.Caller, id 
 		return refuse(KeyMalformed, "this is no API key of Postern's: a character is wrong or missing")
 	}
 	id = key.ID
-	var holders []*keyObject
+	var holders *keyObject
 	if k != nil {
 		holders = k.byID[key.ID]
 	}
-	if len(holders) == 0 {
+	if holders == nil {
 		key.Verify(apikey.Hash{}, "", "") // as long as for a known id
 		return refuse(KeyUnknown, "there is no such API key, or it has been revoked")
 	}
 	var mine *keyObject
-	for _, h := range holders {
-		if key.Verify(h.hash, h.namespace, h.name) && !h.broken {
+	for h := holders; h != nil; h = h.next {
+		if key.Verify(h.hash, h.space.namespace, h.name) && !h.broken {
 			mine = h
 		}
 	}
 	switch {
 	case mine == nil: // as for no id at all: an id is no secret
 		return refuse(KeyUnknown, "there is no such API key, or it has been revoked")
-	case len(holders) > 1:
+	case holders.next != nil:
 		return refuse(KeyAmbiguous, "several ApiKey objects have this key's id: make a new key")
 	case mine.revoked:
 		return refuse(KeyRevoked, "the API key has been revoked")
-	case !mine.expires.IsZero() && !now.Before(mine.expires):
+	case mine.expires != 0 && now.Unix() >= mine.expires:
 		return refuse(KeyExpired, "the API key has expired")
 	}
-	return mine.caller, id, nil
+	return mine.caller(), id, nil
 }

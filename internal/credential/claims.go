@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	maxName   = 512  // bytes of a user's or group's name
-	maxGroups = 1000 // of one token
+	maxName   = 512     // bytes of a user's or group's name
+	maxGroups = 8 << 10 // bytes of all groups of one token, which a passport must hold
 )
 
 // Claim says which claim of a token is a name, and what is put in front of it.
@@ -82,15 +82,19 @@ func (c claimSet) person(user, groups Claim) (access.Caller, error) {
 	given := []string{name}
 	if groups.Name != "" {
 		list, valid := texts(c[groups.Name])
-		if !valid || len(list) > maxGroups {
-			return access.Caller{}, &Refusal{Reason: TokenMalformed, Message: "the token's claim " + groups.Name + " is no list of names, or too long"}
+		if !valid {
+			return access.Caller{}, malformed("the token's claim " + groups.Name + " is no list of names")
 		}
+		size := 0
 		for _, g := range list {
 			if g == "" {
 				continue
 			}
+			if size += len(groups.Prefix) + len(g) + len(`"",`); size > maxGroups {
+				return access.Caller{}, &Refusal{Reason: TooManyGroups, Message: "the token's claim " + groups.Name + " is too long: let the issuer name only the groups that matter here"}
+			}
 			if !printable(g) {
-				return access.Caller{}, &Refusal{Reason: TokenMalformed, Message: "a name in the token's claim " + groups.Name + " is not usable"}
+				return access.Caller{}, malformed("a name in the token's claim " + groups.Name + " is not usable")
 			}
 			given = append(given, g)
 			caller.Groups = append(caller.Groups, groups.Prefix+g)

@@ -45,6 +45,7 @@ type Sessions struct {
 	ask   Ask
 	now   func() time.Time
 
+	count Count
 	mu    sync.Mutex
 	known map[[sha256.Size]byte]*question
 }
@@ -116,7 +117,7 @@ func (s *Sessions) answer(ctx context.Context, shown Headers) (*question, error)
 		s.put(id, q)
 	}
 	s.mu.Unlock()
-	if ok {
+	if s.count.note(ok); ok {
 		select {
 		case <-q.done:
 		case <-ctx.Done():

@@ -105,6 +105,8 @@ func TestAPIKeys(t *testing.T) {
 	good := o.add("team", "robot", "")
 	timed := o.add("team", "timed", `, expires: "2026-11-24T12:00:01Z", owner: ada`)
 	over := o.add("team", "over", `, expires: "2026-11-24T12:00:00Z"`)
+	late := o.add("team", "late", `, expires: "9999-12-31T23:59:59Z"`)
+	early := o.add("team", "early", `, expires: "0001-01-02T00:00:00Z"`)
 	off := o.add("team", "off", ", disabled: true")
 	text, spec, err := apikey.New(rand.Reader, "team", "twin")
 	if err != nil {
@@ -137,6 +139,8 @@ func TestAPIKeys(t *testing.T) {
 		{"good", good, "", "postern:key:team:robot"},
 		{"not over yet", timed, "", "postern:key:team:timed"},
 		{"over", over, KeyExpired, ""},
+		{"over in the year 9999", late, "", "postern:key:team:late"},
+		{"over since long ago", early, KeyExpired, ""},
 		{"disabled", off, KeyRevoked, ""},
 		{"its id twice", text, KeyAmbiguous, ""},
 		{"the other of the two", text2, KeyUnknown, ""}, // its own text has its own id

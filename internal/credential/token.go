@@ -28,6 +28,7 @@ const (
 	TokenUnknownKey       = "token_unknown_key"
 	TokenBadSignature     = "token_bad_signature"
 	TokenWithoutUser      = "token_without_user"
+	TooManyGroups         = "too_many_groups"
 	EmailNotVerified      = "email_not_verified"
 	NotLive               = "not_live"         // a ServiceAccount or pod that is gone
 	KeysUnavailable       = "keys_unavailable" // nobody can tell now
@@ -67,8 +68,9 @@ type Tokens struct {
 	allowed []jose.SignatureAlgorithm
 	now     func() time.Time
 
-	mu   sync.Mutex
-	seen map[[sha256.Size]byte]*verified
+	count Count
+	mu    sync.Mutex
+	seen  map[[sha256.Size]byte]*verified
 }
 
 // verified is what a good token says.
@@ -112,7 +114,8 @@ func (t *Tokens) Caller(ctx context.Context, c Credential, live Live) (caller ac
 	t.mu.Lock()
 	v := t.seen[sum]
 	t.mu.Unlock()
-	if v == nil || at < v.from || at >= v.until || v.rules.Keys.current.Load() != v.keys {
+	hit := v != nil && at >= v.from && at < v.until && v.rules.Keys.current.Load() == v.keys
+	if t.count.note(hit); !hit {
 		if v, err = t.verify(ctx, c.text, at); err != nil {
 			return access.Caller{}, "", err
 		}

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -43,12 +42,18 @@ type Options struct {
 	Say func(format string, args ...any)
 	// HTTPClient reaches the login. If nil, a new one.
 	HTTPClient *http.Client
+	// Aside reads files while checks are answered. If nil, they are just read.
+	Aside func(read func() error) error
+	// Poll is how often files are looked at. Default 1s.
+	Poll time.Duration
 }
 
 // Daemon is posternd. New opens its ports, Run serves them and closes them.
 type Daemon struct {
 	config     Config
 	say        func(string, ...any)
+	aside      func(func() error) error
+	poll       time.Duration
 	authorizer *authorizer.Authorizer
 	keys       *passport.Keys
 	metrics    *metrics
@@ -68,7 +73,13 @@ func New(c Config, o Options) (*Daemon, error) {
 	if len(c.Manifests.Dirs) == 0 {
 		return nil, errors.New("manifests.dirs: nothing says where the cluster's objects are read from\nhint: --manifests DIR")
 	}
-	d := &Daemon{config: c, say: o.Say, metrics: newMetrics()}
+	d := &Daemon{config: c, say: o.Say, aside: o.Aside, poll: o.Poll, metrics: newMetrics()}
+	if d.aside == nil {
+		d.aside = func(read func() error) error { return read() }
+	}
+	if d.poll == 0 {
+		d.poll = poll
+	}
 	if d.say == nil {
 		d.say = func(string, ...any) {}
 	}
@@ -82,11 +93,12 @@ func New(c Config, o Options) (*Daemon, error) {
 	options := authorizer.Options{HTTPClient: o.HTTPClient, Keys: d.keys, Observe: d.metrics.observe}
 	if o.Decisions != nil {
 		d.lines = newLines(o.Decisions)
-		options.Log = slog.New(slog.NewJSONHandler(d.lines, &slog.HandlerOptions{Level: level}))
+		options.Lines = authorizer.Lines{To: d.lines, From: level}
 	}
 	if d.authorizer, err = authorizer.New(c.Authorizer, options); err != nil {
 		return nil, err
 	}
+	d.metrics.caches(d.authorizer.Caches())
 	d.follow = append(d.follow, &follower{what: "the manifests", load: d.readManifests,
 		names: func() []string { return append(manifest.FileNames(c.Manifests.Dirs), c.Manifests.Dirs...) }})
 	d.servers()

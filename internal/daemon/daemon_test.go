@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -110,7 +109,7 @@ func start(t *testing.T, dirs []string, change func(*Config)) *running {
 		change(&c)
 	}
 	r := &running{}
-	if r.Daemon, err = New(c, Options{Decisions: &r.decisions, Say: talk(&r.said)}); err != nil {
+	if r.Daemon, err = New(c, Options{Decisions: &r.decisions, Say: talk(&r.said), Poll: 50 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -230,7 +229,7 @@ func TestServes(t *testing.T) {
 	for _, want := range []string{
 		`postern_decisions_total{reason="allowed",territory="model",verdict="allow"} 1`,
 		`postern_decisions_total{reason="credential_required",territory="model",verdict="refuse"} 2`,
-		`postern_decision_seconds_count 3`, `postern_snapshot_objects{kind="InferenceService"}`, `postern_stale{what="the manifests"} 0`, "postern_snapshot_age_seconds 0.", "process_resident_memory_bytes",
+		`postern_decision_seconds_count 3`, `postern_snapshot_objects{kind="InferenceService"}`, `postern_stale{what="the manifests"} 0`, `postern_cache_total{cache="tokens",result="hit"} 0`, "postern_snapshot_age_seconds 0.", "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("metrics lack %s", want)
@@ -333,85 +332,6 @@ func TestInventedAddresses(t *testing.T) {
 	eventually(t, "the pod is known", func() bool { return ask(t, conn, check("10.7.7.7", inside, modelHost, modelPath)) == "allow" })
 }
 
-// TestDrain: after the signal readiness goes first, then what is under way is
-// finished, and nothing new is taken.
-func TestDrain(t *testing.T) {
-	asked, release := make(chan struct{}), make(chan struct{})
-	login := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		close(asked)
-		<-release
-		w.WriteHeader(http.StatusTeapot)
-	}))
-	defer login.Close()
-	r := start(t, storyDirs(t), func(c *Config) {
-		c.Listen.Linger = 300 * time.Millisecond
-		c.Authorizer.Login.Delegate.URL = login.URL
-		c.Authorizer.Login.Delegate.Timeout = 10 * time.Second
-	})
-	r.ready(t)
-	conn := r.dial(t, insecure.NewCredentials())
-	got := make(chan string, 1)
-	go func() { got <- ask(t, conn, check("1.2.3.4", outside, "kubeflow.example.com", "/")) }()
-	<-asked
-	ended := make(chan error, 1)
-	go func() { ended <- r.stop() }()
-	eventually(t, "not ready while lingering", func() bool {
-		status, body := r.get(t, "/readyz")
-		return status == http.StatusServiceUnavailable && body == "stopping\n"
-	})
-	expect(t, r.dial(t, insecure.NewCredentials()), check(podAddress(t), inside, modelHost, modelPath), "allow")
-	checks, _ := r.Addrs()
-	eventually(t, "new connections refused", func() bool {
-		c, err := net.Dial("tcp", checks.String())
-		if err == nil {
-			c.Close()
-		}
-		return err != nil
-	})
-	select {
-	case s := <-got:
-		t.Fatalf("answered %s before the login did", s)
-	case err := <-ended:
-		t.Fatalf("ended with a check under way: %v", err)
-	default:
-	}
-	close(release)
-	if s := <-got; s != "418 " {
-		t.Errorf("got %s", s)
-	}
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	if n := strings.Count(r.decisions.String(), "decision"); n != 2 {
-		t.Errorf("got %d decision lines, want 2: what is gathered is written at the end", n)
-	}
-}
-
-// TestDrainIsBounded: a check that does not end is not waited for for ever.
-func TestDrainIsBounded(t *testing.T) {
-	asked := make(chan struct{})
-	login := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { close(asked); <-req.Context().Done() }))
-	defer login.Close()
-	r := start(t, storyDirs(t), func(c *Config) {
-		c.Listen.Drain = 100 * time.Millisecond
-		c.Authorizer.Login.Delegate.URL = login.URL
-		c.Authorizer.Login.Delegate.Timeout = time.Minute
-	})
-	r.ready(t)
-	conn := r.dial(t, insecure.NewCredentials())
-	got := make(chan string, 1)
-	go func() { got <- ask(t, conn, check("1.2.3.4", outside, "kubeflow.example.com", "/")) }()
-	<-asked
-	begin := time.Now()
-	if err := r.stop(); err != nil || time.Since(begin) > 4*time.Second {
-		t.Errorf("got %v after %s", err, time.Since(begin))
-	}
-	<-got
-	if !strings.Contains(r.said.String(), "not finished") {
-		t.Errorf("got %q", r.said.String())
-	}
-}
-
 // TestPortTaken: an address that cannot be had ends New, and frees the other.
 func TestPortTaken(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -422,47 +342,5 @@ func TestPortTaken(t *testing.T) {
 	c := Config{Listen: Listen{GRPC: "127.0.0.1:0", HTTP: l.Addr().String()}, Manifests: Manifests{Dirs: []string{t.TempDir()}}}
 	if _, err := New(c, Options{}); err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestMutualTLS(t *testing.T) {
-	const gateway = "spiffe://cluster.local/ns/istio-system/sa/gateway"
-	ca, other := newCA(t), newCA(t)
-	dir := t.TempDir()
-	files := TLS{CertFile: filepath.Join(dir, "crt"), KeyFile: filepath.Join(dir, "key"), ClientCAFile: filepath.Join(dir, "ca"), Clients: []string{gateway}}
-	ca.writeServer(t, files)
-	r := start(t, storyDirs(t), func(c *Config) { c.TLS = files })
-	r.ready(t)
-	call := check(podAddress(t), inside, modelHost, modelPath)
-	client := func(certs ...tls.Certificate) credentials.TransportCredentials {
-		return credentials.NewTLS(&tls.Config{RootCAs: ca.pool(), ServerName: "posternd.test", Certificates: certs})
-	}
-	good := client(ca.issue(t, gateway))
-	if got := ask(t, r.dial(t, good), call); got != "allow" {
-		t.Fatalf("the gateway: got %s", got)
-	}
-	for name, creds := range map[string]credentials.TransportCredentials{
-		"another workload of the mesh": client(ca.issue(t, "spiffe://cluster.local/ns/default/sa/gateway")),
-		"two names":                    client(ca.issue(t, gateway, "spiffe://cluster.local/ns/default/sa/x")),
-		"no name":                      client(ca.issue(t)),
-		"no certificate":               client(),
-		"another CA's gateway":         client(other.issue(t, gateway)),
-		"plaintext":                    insecure.NewCredentials(),
-	} {
-		if got := ask(t, r.dial(t, creds), call); !strings.HasPrefix(got, "error: rpc error: code = Unavailable") {
-			t.Errorf("%s: got %s", name, got)
-		}
-	}
-	if _, text := r.get(t, "/metrics"); !strings.Contains(text, `postern_credential_expiry_days{credential="server-certificate"} 0.99`) {
-		t.Error("no expiry of the certificate in the metrics")
-	}
-	// The other CA takes over, with nothing restarted.
-	other.writeServer(t, files)
-	creds := credentials.NewTLS(&tls.Config{RootCAs: other.pool(), ServerName: "posternd.test", Certificates: []tls.Certificate{other.issue(t, gateway)}})
-	eventually(t, "the new certificate is used", func() bool { return ask(t, r.dial(t, creds), call) == "allow" })
-	write(t, files.ClientCAFile, "no certificate")
-	eventually(t, "the error is said", func() bool { return strings.Contains(r.said.String(), "the certificates have errors") })
-	if got := ask(t, r.dial(t, creds), call); got != "allow" {
-		t.Errorf("after a bad CA file: got %s", got)
 	}
 }

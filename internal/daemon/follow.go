@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// poll is how often files are looked at. A mounted ConfigMap or Secret changes by
+// poll is how often files are looked at unless told otherwise. A mounted ConfigMap or Secret changes by
 // a symbolic link, which file events are easily lost for.
 const poll = time.Second
 
@@ -60,10 +60,10 @@ func look(names []string) string {
 func (d *Daemon) followAll(ctx context.Context) {
 	for _, f := range d.follow {
 		if f.read == "" {
-			d.loaded(f, f.first(), "read")
+			d.loaded(f, d.aside(f.first), "read")
 		}
 	}
-	tick := time.NewTicker(poll)
+	tick := time.NewTicker(d.poll)
 	defer tick.Stop()
 	for {
 		select {
@@ -73,7 +73,7 @@ func (d *Daemon) followAll(ctx context.Context) {
 		}
 		for _, f := range d.follow {
 			if f.changed() {
-				d.loaded(f, f.load(), "read again")
+				d.loaded(f, d.aside(f.load), "read again")
 			}
 		}
 	}

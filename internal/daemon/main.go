@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -23,9 +24,21 @@ Usage: posternd --config FILE [--manifests DIR]...
                     the configuration (repeatable); changes are taken up
 
 One JSON line per decision goes to standard output, the talk to standard error.
+Checks are answered on one thread, files are read beside it, and memory is traded
+for time (GOGC=400); GOMAXPROCS and GOGC in the environment win.
 Ends on SIGTERM or SIGINT, with status 0; with 1 when it could not go on, with 2
 when the arguments, the configuration or an address are no good.
 `
+
+// aside reads files on a thread beside the one that answers checks. One thread is
+// what a check costs least with: with more, each of its steps in grpc-go (reading,
+// answering, writing) wakes another, a tenth to a third of a check's time
+// (BENCHMARKS.md). It is enough for some ten thousand checks a second; GOMAXPROCS
+// in the environment wins.
+func aside(read func() error) error {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(min(2, runtime.NumCPU())))
+	return read()
+}
 
 // gcPercent trades memory for time: the heap is small, garbage comes by the
 // request. GOGC in the environment wins.
@@ -45,7 +58,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		debug.SetGCPercent(gcPercent)
 	}
 	say := talk(stderr)
-	d, err := fromArgs(args, stdout, say)
+	options := Options{Decisions: stdout, Say: say}
+	if os.Getenv("GOMAXPROCS") == "" {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+		options.Aside = aside
+	}
+	d, err := fromArgs(args, options)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(stdout, usage)
@@ -61,7 +79,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func fromArgs(args []string, stdout io.Writer, say func(string, ...any)) (*Daemon, error) {
+func fromArgs(args []string, o Options) (*Daemon, error) {
 	var file string
 	var more dirs
 	flags := flag.NewFlagSet("posternd", flag.ContinueOnError)
@@ -90,7 +108,7 @@ func fromArgs(args []string, stdout io.Writer, say func(string, ...any)) (*Daemo
 		}
 		c.Manifests.Dirs = append(c.Manifests.Dirs, dir)
 	}
-	return New(c, Options{Decisions: stdout, Say: say})
+	return New(c, o)
 }
 
 // talk writes for people: every line with the program's name.

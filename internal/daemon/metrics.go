@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"postern.dev/postern/internal/authorizer"
+	"postern.dev/postern/internal/credential"
 	"postern.dev/postern/internal/manifest"
 )
 
@@ -95,6 +96,26 @@ func (m *metrics) counter(d decision) prometheus.Counter {
 	c := m.decisions.WithLabelValues(word, d.territory, d.reason)
 	m.reasons[d] = c
 	return c
+}
+
+// caches shows how often the caches knew the answer.
+func (m *metrics) caches(all map[string][]*credential.Count) {
+	for name, counts := range all {
+		for result, of := range map[string]func(*credential.Count) uint64{
+			"hit":  func(c *credential.Count) uint64 { return c.Hits.Load() },
+			"miss": func(c *credential.Count) uint64 { return c.Misses.Load() },
+		} {
+			m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: "postern_cache_total", Help: "Questions to a cache.", ConstLabels: prometheus.Labels{"cache": name, "result": result},
+			}, func() float64 {
+				var n uint64
+				for _, c := range counts {
+					n += of(c)
+				}
+				return float64(n)
+			}))
+		}
+	}
 }
 
 // swapped notes a new snapshot.

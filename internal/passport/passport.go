@@ -40,8 +40,8 @@ const (
 
 	renew     = Life / 2 // a cached passport has at least this long to go
 	skew      = 5 * time.Second
-	maxToken  = 8 << 10 // bytes; longer is not looked at
-	maxCached = 8192    // passports, and answers to Check
+	maxToken  = 16 << 10 // bytes; longer is not looked at
+	maxCached = 8192     // passports, and answers to Check
 )
 
 // Reasons why a passport is not taken.

@@ -1,9 +1,9 @@
 //go:build e2e
 
-package authorizer
+package answers
 
 import (
-	"encoding/json"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net"
@@ -17,9 +17,110 @@ import (
 	"testing"
 	"time"
 
+	"postern.dev/postern/internal/access"
+	"postern.dev/postern/internal/apikey"
+	"postern.dev/postern/internal/authorizer"
 	"postern.dev/postern/internal/credential"
+	"postern.dev/postern/internal/kserve"
+	"postern.dev/postern/internal/manifest"
 	"postern.dev/postern/internal/territory"
 )
+
+const (
+	paged = "paged.alice.example.com"
+	app   = "https://app.example.com"
+)
+
+// cluster is one model whose host an application of the same tenant shares, and a
+// rule for its namespace's keys.
+const cluster = `
+apiVersion: networking.istio.io/v1beta1
+kind: Gateway
+metadata: {name: kubeflow-gateway, namespace: kubeflow}
+spec: {selector: {istio: ingressgateway}, servers: [{hosts: ["*"], port: {name: http, number: 80, protocol: HTTP}}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: inferenceservice-config, namespace: kubeflow}
+data:
+  ingress: '{"ingressGateway": "kubeflow/kubeflow-gateway", "localGateway": "knative-serving/knative-local-gateway", "localGatewayService": "knative-local-gateway.istio-system.svc.cluster.local"}'
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: config-domain, namespace: knative-serving}
+data: {example.com: ""}
+---
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: paged, namespace: alice, annotations: {postern.dev/allowed-origins: "https://app.example.com"}}
+spec: {predictor: {sklearn: {}}}
+---
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: alone, namespace: alice}
+spec: {predictor: {sklearn: {}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: mixed, namespace: alice}
+spec: {selector: {app: mixed}, ports: [{port: 80}]}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: VirtualService
+metadata: {name: mixed, namespace: alice}
+spec: {gateways: [kubeflow/kubeflow-gateway], hosts: [paged.alice.example.com], http: [{match: [{uri: {prefix: /app/}}], route: [{destination: {host: mixed}}]}]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: postern-model-caller}
+rules: [{apiGroups: [serving.kserve.io], resources: [inferenceservices], verbs: [predict]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: keys, namespace: alice}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: postern-model-caller}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "postern:keys:alice"}]
+---
+apiVersion: apikeys.postern.dev/v1alpha1
+kind: ApiKey
+metadata: {name: robot, namespace: alice}
+spec: {id: %q, hash: %q}
+`
+
+// start makes an authorizer for that cluster and a key for it.
+func start(t *testing.T, door uint16) (a *authorizer.Authorizer, key string) {
+	t.Helper()
+	key, spec, err := apikey.New(rand.Reader, "alice", "robot")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := manifest.Bytes("cluster.yaml", fmt.Appendf(nil, cluster, spec.ID, spec.Hash))
+	if err != nil {
+		t.Fatal(err)
+	}
+	derived, err := kserve.Derive(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set = set.With(derived...)
+	cfg := authorizer.Config{
+		Doors: []authorizer.Door{{Gateway: "kubeflow/kubeflow-gateway", Port: door}}, Routing: authorizer.Derived,
+		Tokens: authorizer.Tokens{Issuers: []authorizer.Issuer{{Issuer: "https://dex.example.com", Audiences: []string{"postern"}}}},
+	}
+	if a, err = authorizer.New(cfg, authorizer.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.Close)
+	s := &authorizer.Snapshot{Pods: credential.NewPods(nil, cfg.PodRules()), APIKeys: credential.NewAPIKeys(set)}
+	if s.Rules, err = access.Compile(set); err != nil {
+		t.Fatal(err)
+	}
+	if s.Map, err = territory.Compile(set, cfg.Territory(kserve.Derive)); err != nil {
+		t.Fatal(err)
+	}
+	a.Swap(s)
+	return a, key
+}
 
 // envoyConfig is one listener with ext_authz in front of everything.
 const envoyConfig = `{
@@ -81,14 +182,9 @@ func TestAnswersThroughEnvoy(t *testing.T) {
 	}))
 	defer model.Close()
 
-	s := newShop(t)
 	door := uint16(freePort(t))
-	s.cfg.Doors[0].Port = door
-	s.fixture = newFixture(t, s.cfg)
-	text, object := s.key("alice", "robot", "")
-	s.swap(pages, object, `{apiVersion: networking.istio.io/v1beta1, kind: VirtualService, metadata: {name: mixed, namespace: alice}, spec: {gateways: [kubeflow/kubeflow-gateway], hosts: [paged.alice.example.com], http: [{match: [{uri: {prefix: /app/}}], route: [{destination: {host: mixed}}]}]}}`,
-		`{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: keys, namespace: alice}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: postern-model-caller}, subjects: [{kind: Group, name: "postern:keys:alice"}]}`)
-	srv := NewServer(s.Authorizer)
+	a, text := start(t, door)
+	srv := authorizer.NewServer(a)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -156,9 +252,8 @@ func TestAnswersThroughEnvoy(t *testing.T) {
 	want("preflight", resp.Header["Access-Control-Allow-Origin"], app)
 	want("preflight", resp.Header["Access-Control-Allow-Headers"], "authorization")
 
-	resp, body = send("GET", metadataPath, openOut)
-	var doc resourceMetadata
-	if err := json.Unmarshal([]byte(body), &doc); resp.StatusCode != 200 || err != nil || doc.Issuers[0] != dexIssuer || reached != 0 {
+	resp, body = send("GET", "/.well-known/oauth-protected-resource", "alone.alice.example.com")
+	if resp.StatusCode != 200 || !strings.Contains(body, `"authorization_servers":["https://dex.example.com"]`) || reached != 0 {
 		t.Errorf("metadata: got %d %s", resp.StatusCode, body)
 	}
 	want("metadata", resp.Header["Content-Type"], "application/json")
@@ -186,7 +281,4 @@ func TestAnswersThroughEnvoy(t *testing.T) {
 		t.Errorf("x-api-key: got %d", resp.StatusCode)
 	}
 	want("another origin: the model's own word", resp.Header["Access-Control-Allow-Origin"], "*")
-	if got := s.snapshot.Load().Map.At(door, paged, "/", "GET"); got.Kind != territory.Model || !got.Shared {
-		t.Errorf("got %+v", got)
-	}
 }
