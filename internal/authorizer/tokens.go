@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"postern.dev/postern/internal/credential"
+	"postern.dev/postern/internal/keyset"
 )
 
 // Tokens says whose tokens (JWTs) are taken. The zero value takes none.
@@ -132,8 +133,8 @@ func issuerProblems(add func(field, format string, args ...any), field, issuer s
 		add(field+"audiences", "required, none of them empty: without it a token made for anything else would count")
 	}
 	for i, alg := range algorithms {
-		if !slices.Contains(credential.Algorithms(), alg) {
-			add(fmt.Sprintf("%salgorithms[%d]", field, i), "got %q, want one of %s", alg, strings.Join(credential.Algorithms(), ", "))
+		if !slices.Contains(keyset.Algorithms(), alg) {
+			add(fmt.Sprintf("%salgorithms[%d]", field, i), "got %q, want one of %s", alg, strings.Join(keyset.Algorithms(), ", "))
 		}
 	}
 	given := 0
@@ -213,29 +214,29 @@ func newTokens(t Tokens, opts Options) (*credential.Tokens, error) {
 	return credential.NewTokens(rules, opts.Now), nil
 }
 
-func (k Keys) open(issuer string, opts Options) (*credential.KeySet, error) {
+func (k Keys) open(issuer string, opts Options) (*keyset.Set, error) {
 	if k.JWKS != "" {
-		return credential.FixedKeys([]byte(k.JWKS))
+		return keyset.Fixed([]byte(k.JWKS))
 	}
 	if k.JWKSFile != "" {
 		text, err := os.ReadFile(k.JWKSFile)
 		if err != nil {
 			return nil, err
 		}
-		return credential.FixedKeys(text)
+		return keyset.Fixed(text)
 	}
 	client, err := keyClient(opts.HTTPClient, k.CAFile)
 	if err != nil {
 		return nil, err
 	}
-	source := credential.KeySource{URL: k.JWKSURL, Issuer: issuer, Client: client, InsecureHTTP: k.InsecureHTTP}
+	source := keyset.Source{URL: k.JWKSURL, Issuer: issuer, Client: client, InsecureHTTP: k.InsecureHTTP}
 	if k.TokenFile != "" {
 		source.Bearer = func() (string, error) {
 			text, err := os.ReadFile(k.TokenFile)
 			return string(text), err
 		}
 	}
-	return credential.FetchedKeys(source.Fetch, opts.Now), nil
+	return keyset.Fetched(source.Fetch, opts.Now), nil
 }
 
 // keyClient is the client for one issuer's keys: no redirect, no cookie, and its

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/access"
+	"postern.dev/postern/internal/keyset"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/json"
@@ -46,8 +47,8 @@ const (
 type TokenRules struct {
 	Issuer     string
 	Audiences  []string // one of these must be among the token's
-	Algorithms []string // nil: DefaultAlgorithms
-	Keys       *KeySet
+	Algorithms []string // nil: keyset.DefaultAlgorithms
+	Keys       *keyset.Set
 
 	// User and Groups say how a person is named.
 	User, Groups Claim
@@ -76,7 +77,7 @@ type Tokens struct {
 // verified is what a good token says.
 type verified struct {
 	rules       *TokenRules
-	keys        *jwks
+	keys        *keyset.Keys
 	caller      access.Caller
 	bound       bound // of a cluster's token
 	id          string
@@ -87,12 +88,12 @@ type verified struct {
 // several rules, for audiences of their own.
 func NewTokens(rules []TokenRules, now func() time.Time) *Tokens {
 	t := &Tokens{now: now, seen: map[[sha256.Size]byte]*verified{}}
-	for _, alg := range Algorithms() {
+	for _, alg := range keyset.Algorithms() {
 		t.allowed = append(t.allowed, jose.SignatureAlgorithm(alg))
 	}
 	for _, r := range rules {
 		if r.Algorithms == nil {
-			r.Algorithms = DefaultAlgorithms()
+			r.Algorithms = keyset.DefaultAlgorithms()
 		}
 		t.rules = append(t.rules, r)
 	}
@@ -114,14 +115,14 @@ func (t *Tokens) Caller(ctx context.Context, c Credential, live Live) (caller ac
 	t.mu.Lock()
 	v := t.seen[sum]
 	t.mu.Unlock()
-	hit := v != nil && at >= v.from && at < v.until && v.rules.Keys.current.Load() == v.keys
+	hit := v != nil && at >= v.from && at < v.until && v.rules.Keys.Current() == v.keys
 	if t.count.note(hit); !hit {
 		if v, err = t.verify(ctx, c.text, at); err != nil {
 			return access.Caller{}, "", err
 		}
 		t.remember(sum, v, at)
 	} else {
-		v.rules.Keys.renew()
+		v.rules.Keys.Renew()
 	}
 	if v.rules.Cluster {
 		if err := v.bound.live(live, v.rules.SkipLiveness); err != nil {
@@ -168,9 +169,12 @@ func (t *Tokens) verify(ctx context.Context, text string, at int64) (*verified, 
 	if err != nil {
 		return nil, err
 	}
-	keys, set, err := rules.Keys.find(ctx, header.KeyID, header.Algorithm)
+	keys, set, err := rules.Keys.Find(ctx, header.KeyID, header.Algorithm)
+	if errors.Is(err, keyset.ErrUnknown) {
+		return nil, &Refusal{Reason: TokenUnknownKey, Message: err.Error()}
+	}
 	if err != nil {
-		return nil, err
+		return nil, &Refusal{Reason: KeysUnavailable, Message: "the issuer's keys cannot be had at the moment, try again", Unavailable: true, cause: err}
 	}
 	if !slices.ContainsFunc(keys, func(k jose.JSONWebKey) bool { _, err := parsed.Verify(k.Key); return err == nil }) {
 		return nil, &Refusal{Reason: TokenBadSignature, Message: "the token's signature is wrong"}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/access"
+	"postern.dev/postern/internal/keyset"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -130,8 +131,8 @@ func with(c map[string]any, name string, value any) map[string]any {
 
 func testTokens(t testing.TB, i *issuer) *Tokens {
 	t.Helper()
-	keys := func() *KeySet {
-		k, err := FixedKeys(i.jwks())
+	keys := func() *keyset.Set {
+		k, err := keyset.Fixed(i.jwks())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -367,12 +368,11 @@ func TestTokenCache(t *testing.T) {
 		t.Errorf("a remembered token after its end: got %q", got)
 	}
 	now = noon
-	keys := tokens.rules[0].Keys
-	set, err := readJWKS(i.jwks("r"))
+	rotated, err := keyset.Fixed(i.jwks("r")) // the issuer has taken the key away
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys.current.Store(set) // the issuer has taken the key away
+	tokens.rules[0].Keys = rotated
 	if got := ask(); got != TokenUnknownKey {
 		t.Errorf("a remembered token whose key is gone: got %q", got)
 	}

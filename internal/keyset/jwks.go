@@ -1,4 +1,4 @@
-package credential
+package keyset
 
 import (
 	"crypto/ecdsa"
@@ -30,8 +30,8 @@ func Algorithms() []string {
 // DefaultAlgorithms are those of an issuer for which none are listed.
 func DefaultAlgorithms() []string { return []string{"RS256", "ES256"} }
 
-// jwks is one state of an issuer's keys. It is immutable.
-type jwks struct {
+// Keys are one state of an issuer's keys. They are immutable.
+type Keys struct {
 	print [sha256.Size]byte // of the text
 	keys  []jose.JSONWebKey
 }
@@ -39,7 +39,7 @@ type jwks struct {
 // readJWKS reads a key set (RFC 7517). Keys that are of no use here, such as
 // those for encryption or with a shared secret, are left out (section 5); a set
 // without any key that is of use is an error, since it can only be a mistake.
-func readJWKS(text []byte) (*jwks, error) {
+func readJWKS(text []byte) (*Keys, error) {
 	if len(text) > maxJWKS {
 		return nil, fmt.Errorf("the key set is longer than %d bytes", maxJWKS)
 	}
@@ -49,7 +49,7 @@ func readJWKS(text []byte) (*jwks, error) {
 	if err := json.Unmarshal(text, &raw); err != nil {
 		return nil, errors.New("got no JSON object with keys, want a key set (JWKS)")
 	}
-	set := &jwks{print: sha256.Sum256(text)}
+	set := &Keys{print: sha256.Sum256(text)}
 	for _, one := range raw.Keys {
 		var k jose.JSONWebKey
 		if k.UnmarshalJSON(one) != nil || !k.Valid() || k.Use != "" && k.Use != "sig" {
@@ -80,7 +80,7 @@ func strong(key any) bool {
 
 // find gives the keys that a token with this kid and algorithm can be signed
 // with. A token without kid may be by any, and only a few are tried.
-func (s *jwks) find(kid, alg string) []jose.JSONWebKey {
+func (s *Keys) find(kid, alg string) []jose.JSONWebKey {
 	if s == nil {
 		return nil
 	}

@@ -1,20 +1,78 @@
-package credential
+package keyset
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 )
+
+// keys is a key set: kid r (RS256), e (ES256), d (EdDSA).
+func keys(t testing.TB, kids ...string) []byte {
+	t.Helper()
+	pairs := makeKeys()
+	var set jose.JSONWebKeySet
+	for _, kid := range []string{"r", "e", "d"} {
+		if len(kids) == 0 || slices.Contains(kids, kid) {
+			set.Keys = append(set.Keys, jose.JSONWebKey{Key: pairs[kid], KeyID: kid, Use: "sig"})
+		}
+	}
+	out, err := json.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+var makeKeys = sync.OnceValue(func() map[string]any {
+	r, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	e, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	d, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return map[string]any{"r": r.Public(), "e": e.Public(), "d": d}
+})
+
+const (
+	unknown     = "unknown"
+	unavailable = "unavailable"
+)
+
+// outcome is what an error of Find means.
+func outcome(err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, ErrUnknown):
+		return unknown
+	}
+	return unavailable
+}
 
 // provider is an issuer's key set that can be changed, slow or away.
 type provider struct {
@@ -45,14 +103,13 @@ func (p *provider) fetch(ctx context.Context) ([]byte, error) {
 }
 
 func TestKeySet(t *testing.T) {
-	i := newIssuer(t)
 	synctest.Test(t, func(t *testing.T) {
 		p := &provider{}
-		keys := FetchedKeys(p.fetch, time.Now)
-		defer keys.Close()
+		set := Fetched(p.fetch, time.Now)
+		defer set.Close()
 		find := func(kid, alg string) string {
-			_, _, err := keys.find(t.Context(), kid, alg)
-			return reasonOf(err)
+			_, _, err := set.Find(t.Context(), kid, alg)
+			return outcome(err)
 		}
 		step := func(name string, got, want string, asked int32) {
 			t.Helper()
@@ -62,58 +119,57 @@ func TestKeySet(t *testing.T) {
 			}
 		}
 		p.set(nil, errors.New("away"), 0)
-		step("away from the beginning", find("e", "ES256"), KeysUnavailable, 1)
-		step("at once again", find("e", "ES256"), KeysUnavailable, 1)
+		step("away from the beginning", find("e", "ES256"), unavailable, 1)
+		step("at once again", find("e", "ES256"), unavailable, 1)
 		time.Sleep(keyInterval)
-		p.set(i.jwks("e"), nil, 0)
+		p.set(keys(t, "e"), nil, 0)
 		step("there", find("e", "ES256"), "", 2)
 		step("known", find("e", "ES256"), "", 2)
-		step("unknown kid, asked a moment ago", find("r", "RS256"), TokenUnknownKey, 2)
+		step("unknown kid, asked a moment ago", find("r", "RS256"), unknown, 2)
 		time.Sleep(keyInterval)
-		step("unknown kid", find("r", "RS256"), TokenUnknownKey, 3)
-		p.set(i.jwks("e", "r"), nil, 0)
-		step("rotated a moment later", find("r", "RS256"), TokenUnknownKey, 3)
+		step("unknown kid", find("r", "RS256"), unknown, 3)
+		p.set(keys(t, "e", "r"), nil, 0)
+		step("rotated a moment later", find("r", "RS256"), unknown, 3)
 		time.Sleep(keyInterval)
 		step("rotated", find("r", "RS256"), "", 4)
 
-		set := keys.current.Load()
+		before := set.Current()
 		p.set(nil, errors.New("away"), 0)
 		time.Sleep(keyAge)
 		step("away, known keys go on", find("e", "ES256"), "", 5)
-		step("an unknown one cannot be told", find("d", "EdDSA"), KeysUnavailable, 5)
+		step("an unknown one cannot be told", find("d", "EdDSA"), unavailable, 5)
 		time.Sleep(keyInterval)
 		step("tried again beside", find("e", "ES256"), "", 6)
-		p.set(i.jwks("r"), nil, time.Second)
+		p.set(keys(t, "r"), nil, time.Second)
 		time.Sleep(keyInterval)
 		step("a known one does not wait", find("e", "ES256"), "", 7)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if keys.current.Load() == set {
+		if set.Current() == before {
 			t.Fatal("the new set is not in force")
 		}
-		step("taken away", find("e", "ES256"), TokenUnknownKey, 7)
+		step("taken away", find("e", "ES256"), unknown, 7)
 	})
 }
 
 // TestKeySetSingleFlight: however many wait, one asks; who waits leaves when its
 // own time is over, and the fetch goes on.
 func TestKeySetSingleFlight(t *testing.T) {
-	i := newIssuer(t)
 	synctest.Test(t, func(t *testing.T) {
 		p := &provider{}
-		p.set(i.jwks(), nil, 3*time.Second)
-		keys := FetchedKeys(p.fetch, time.Now)
-		defer keys.Close()
+		p.set(keys(t), nil, 3*time.Second)
+		set := Fetched(p.fetch, time.Now)
+		defer set.Close()
 		var wg sync.WaitGroup
 		var late, good atomic.Int32
 		for n := range 20 {
 			wg.Go(func() {
 				ctx, stop := context.WithTimeout(t.Context(), time.Duration(1+n%2*9)*time.Second)
 				defer stop()
-				switch _, _, err := keys.find(ctx, "e", "ES256"); reasonOf(err) {
+				switch _, _, err := set.Find(ctx, "e", "ES256"); outcome(err) {
 				case "":
 					good.Add(1)
-				case KeysUnavailable:
+				case unavailable:
 					late.Add(1)
 				}
 			})
@@ -125,31 +181,30 @@ func TestKeySetSingleFlight(t *testing.T) {
 		p.set(nil, nil, time.Hour)
 		time.Sleep(keyInterval)
 		begin := time.Now()
-		if _, _, err := keys.find(t.Context(), "x", "ES256"); reasonOf(err) != KeysUnavailable || time.Since(begin) != fetchTimeout {
+		if _, _, err := set.Find(t.Context(), "x", "ES256"); outcome(err) != unavailable || time.Since(begin) != fetchTimeout {
 			t.Errorf("a fetch that hangs: got %v after %s", err, time.Since(begin))
 		}
 	})
 }
 
 func TestKeySetClose(t *testing.T) {
-	i := newIssuer(t)
 	p := &provider{}
-	p.set(i.jwks(), nil, time.Hour)
-	keys := FetchedKeys(p.fetch, time.Now)
+	p.set(keys(t), nil, time.Hour)
+	set := Fetched(p.fetch, time.Now)
 	done := make(chan string)
 	go func() {
-		_, _, err := keys.find(context.Background(), "e", "ES256")
-		done <- reasonOf(err)
+		_, _, err := set.Find(context.Background(), "e", "ES256")
+		done <- outcome(err)
 	}()
 	for p.asked.Load() == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	keys.Close()
-	keys.Close()
-	if got := <-done; got != KeysUnavailable {
+	set.Close()
+	set.Close()
+	if got := <-done; got != unavailable {
 		t.Errorf("got %q", got)
 	}
-	if fixed, err := FixedKeys(i.jwks()); err != nil {
+	if fixed, err := Fixed(keys(t)); err != nil {
 		t.Error(err)
 	} else {
 		fixed.Close()
@@ -157,15 +212,14 @@ func TestKeySetClose(t *testing.T) {
 }
 
 func TestReadJWKS(t *testing.T) {
-	i := newIssuer(t)
-	good := string(i.jwks("e"))
+	good := string(keys(t, "e"))
 	one := strings.TrimSuffix(strings.TrimPrefix(good, `{"keys":[`), `]}`)
 	for _, tt := range []struct {
 		name, text string
 		keys       int // 0: an error
 	}{
 		{"good", good, 1},
-		{"all kinds", string(i.jwks()), 3},
+		{"all kinds", string(keys(t)), 3},
 		{"no JSON", "<html>", 0},
 		{"no keys", `{"keys":[]}`, 0},
 		{"another object", `{}`, 0},
@@ -185,7 +239,6 @@ func TestReadJWKS(t *testing.T) {
 }
 
 func TestFetch(t *testing.T) {
-	i := newIssuer(t)
 	var url string
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -200,12 +253,12 @@ func TestFetch(t *testing.T) {
 		case "/none/.well-known/openid-configuration":
 			fmt.Fprintf(w, `{"issuer":%q}`, url+"/none")
 		case "/keys":
-			_, _ = w.Write(i.jwks())
+			_, _ = w.Write(keys(t))
 		case "/private":
 			if r.Header.Get("Authorization") != "Bearer S3CRET" {
 				w.WriteHeader(401)
 			}
-			_, _ = w.Write(i.jwks())
+			_, _ = w.Write(keys(t))
 		case "/redirect":
 			http.Redirect(w, r, "/keys", http.StatusFound)
 		case "/endless":
@@ -227,25 +280,25 @@ func TestFetch(t *testing.T) {
 	bearer := func() (string, error) { return " S3CRET\n", nil }
 	for _, tt := range []struct {
 		name string
-		s    KeySource
+		s    Source
 		want string // part of the error
 	}{
-		{"discovery", KeySource{Issuer: url + "/good", Client: trusting}, ""},
-		{"an issuer with a slash", KeySource{Issuer: url + "/slash/", Client: trusting}, ""},
-		{"a URL", KeySource{URL: url + "/keys", Client: trusting}, ""},
-		{"with a token", KeySource{URL: url + "/private", Client: trusting, Bearer: bearer}, ""},
-		{"without", KeySource{URL: url + "/private", Client: trusting}, "answered 401"},
-		{"a token that cannot be had", KeySource{URL: url + "/keys", Client: trusting, Bearer: func() (string, error) { return "", errors.New("no file") }}, "no file"},
-		{"another CA", KeySource{URL: url + "/keys", Client: client(&http.Transport{})}, "certificate"},
-		{"another's document", KeySource{Issuer: url + "/other", Client: trusting}, "is of issuer"},
-		{"keys by plain http", KeySource{Issuer: url + "/plain", Client: trusting}, "want an https URL"},
-		{"no keys named", KeySource{Issuer: url + "/none", Client: trusting}, "no jwks_uri"},
-		{"nothing there", KeySource{Issuer: url + "/404", Client: trusting}, "answered 404"},
-		{"a redirect", KeySource{URL: url + "/redirect", Client: trusting}, "answered 302"},
-		{"endless", KeySource{URL: url + "/endless", Client: trusting}, "longer than"},
-		{"plain http", KeySource{URL: "http://127.0.0.1:1/keys", Client: trusting}, "want an https URL"},
-		{"plain http, allowed", KeySource{URL: "http://127.0.0.1:1/keys", Client: trusting, InsecureHTTP: true}, "refused"},
-		{"a file", KeySource{URL: "file:///etc/passwd", Client: trusting, InsecureHTTP: true}, "want an https URL"},
+		{"discovery", Source{Issuer: url + "/good", Client: trusting}, ""},
+		{"an issuer with a slash", Source{Issuer: url + "/slash/", Client: trusting}, ""},
+		{"a URL", Source{URL: url + "/keys", Client: trusting}, ""},
+		{"with a token", Source{URL: url + "/private", Client: trusting, Bearer: bearer}, ""},
+		{"without", Source{URL: url + "/private", Client: trusting}, "answered 401"},
+		{"a token that cannot be had", Source{URL: url + "/keys", Client: trusting, Bearer: func() (string, error) { return "", errors.New("no file") }}, "no file"},
+		{"another CA", Source{URL: url + "/keys", Client: client(&http.Transport{})}, "certificate"},
+		{"another's document", Source{Issuer: url + "/other", Client: trusting}, "is of issuer"},
+		{"keys by plain http", Source{Issuer: url + "/plain", Client: trusting}, "want an https URL"},
+		{"no keys named", Source{Issuer: url + "/none", Client: trusting}, "no jwks_uri"},
+		{"nothing there", Source{Issuer: url + "/404", Client: trusting}, "answered 404"},
+		{"a redirect", Source{URL: url + "/redirect", Client: trusting}, "answered 302"},
+		{"endless", Source{URL: url + "/endless", Client: trusting}, "longer than"},
+		{"plain http", Source{URL: "http://127.0.0.1:1/keys", Client: trusting}, "want an https URL"},
+		{"plain http, allowed", Source{URL: "http://127.0.0.1:1/keys", Client: trusting, InsecureHTTP: true}, "refused"},
+		{"a file", Source{URL: "file:///etc/passwd", Client: trusting, InsecureHTTP: true}, "want an https URL"},
 	} {
 		text, err := tt.s.Fetch(t.Context())
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {

@@ -1,4 +1,6 @@
-package credential
+// Package keyset holds the public keys by which an issuer's tokens are checked:
+// fixed ones, or such as are fetched, kept, and fetched again.
+package keyset
 
 import (
 	"context"
@@ -22,14 +24,18 @@ const (
 	fetchTimeout = 5 * time.Second
 )
 
-// KeySet holds an issuer's keys: fixed ones, or such as are fetched when they are
-// first needed, when a token names a key that is not among them, and from time to
-// time. When the issuer cannot be reached the last keys go on. It is safe for use
-// by several goroutines.
-type KeySet struct {
+// ErrUnknown is what Find returns when the issuer has no such key. Any other error
+// says that nobody can tell at the moment.
+var ErrUnknown = errors.New("the issuer has no key by which this token can be checked")
+
+// Set holds an issuer's keys. Those that are fetched are so when they are first
+// needed, when a token names a key that is not among them, and from time to time.
+// When the issuer cannot be reached the last keys go on. A Set is safe for use by
+// several goroutines.
+type Set struct {
 	fetch   func(context.Context) ([]byte, error) // nil for fixed keys
 	now     func() time.Time
-	current atomic.Pointer[jwks]
+	current atomic.Pointer[Keys]
 
 	mu      sync.Mutex
 	flight  *flight   // the fetch under way
@@ -46,24 +52,24 @@ type flight struct {
 	err  error // set before done is closed
 }
 
-// FixedKeys reads a key set (JWKS) that does not change.
-func FixedKeys(text []byte) (*KeySet, error) {
+// Fixed reads a key set (JWKS) that does not change.
+func Fixed(text []byte) (*Set, error) {
 	set, err := readJWKS(text)
 	if err != nil {
 		return nil, err
 	}
-	k := &KeySet{}
+	k := &Set{}
 	k.current.Store(set)
 	return k, nil
 }
 
-// FetchedKeys are keys that fetch gets as a JWKS. fetch must bound what it reads.
-func FetchedKeys(fetch func(context.Context) ([]byte, error), now func() time.Time) *KeySet {
-	return &KeySet{fetch: fetch, now: now}
+// Fetched are keys that fetch gets as a JWKS. fetch must bound what it reads.
+func Fetched(fetch func(context.Context) ([]byte, error), now func() time.Time) *Set {
+	return &Set{fetch: fetch, now: now}
 }
 
 // Close ends a fetch under way and waits for it. Keys that are known stay.
-func (k *KeySet) Close() {
+func (k *Set) Close() {
 	k.mu.Lock()
 	k.closed = true
 	if k.stop != nil {
@@ -73,12 +79,15 @@ func (k *KeySet) Close() {
 	k.running.Wait()
 }
 
-// find gives the keys for a token, and the set they are of. The error is a
-// *Refusal.
-func (k *KeySet) find(ctx context.Context, kid, alg string) ([]jose.JSONWebKey, *jwks, error) {
+// Current is the state of the keys now: the same pointer as long as they are the
+// same, nil before the first fetch.
+func (k *Set) Current() *Keys { return k.current.Load() }
+
+// Find gives the keys for a token, and the state they are of.
+func (k *Set) Find(ctx context.Context, kid, alg string) ([]jose.JSONWebKey, *Keys, error) {
 	set := k.current.Load()
 	if found := set.find(kid, alg); len(found) > 0 {
-		k.renew()
+		k.Renew()
 		return found, set, nil
 	}
 	err := k.refresh(ctx)
@@ -86,13 +95,13 @@ func (k *KeySet) find(ctx context.Context, kid, alg string) ([]jose.JSONWebKey, 
 		return set.find(kid, alg), set, nil
 	}
 	if err != nil {
-		return nil, nil, &Refusal{Reason: KeysUnavailable, Message: "the issuer's keys cannot be had at the moment, try again", Unavailable: true, cause: err}
+		return nil, nil, err
 	}
-	return nil, nil, &Refusal{Reason: TokenUnknownKey, Message: "the issuer has no key by which this token can be checked"}
+	return nil, nil, ErrUnknown
 }
 
-// renew fetches an old set again, and does not wait for it.
-func (k *KeySet) renew() {
+// Renew fetches an old set again, and does not wait for it.
+func (k *Set) Renew() {
 	if k.fetch == nil {
 		return
 	}
@@ -105,7 +114,7 @@ func (k *KeySet) renew() {
 
 // refresh fetches the set, or waits for the fetch under way, unless the last one
 // began a moment ago.
-func (k *KeySet) refresh(ctx context.Context) error {
+func (k *Set) refresh(ctx context.Context) error {
 	if k.fetch == nil {
 		return nil
 	}
@@ -128,7 +137,7 @@ func (k *KeySet) refresh(ctx context.Context) error {
 }
 
 // begin starts a fetch if there is none. k.mu is held.
-func (k *KeySet) begin() *flight {
+func (k *Set) begin() *flight {
 	if k.flight != nil {
 		return k.flight
 	}
@@ -154,7 +163,7 @@ func (k *KeySet) begin() *flight {
 	return f
 }
 
-func (k *KeySet) get(ctx context.Context) (set *jwks, err error) {
+func (k *Set) get(ctx context.Context) (set *Keys, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic while reading keys: %v", p)

@@ -1,4 +1,4 @@
-package credential
+package keyset
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 
 const maxDiscovery = 256 << 10 // bytes
 
-// KeySource says where an issuer's keys are fetched.
-type KeySource struct {
+// Source says where an issuer's keys are fetched.
+type Source struct {
 	// URL of the JWKS; empty: what the issuer's discovery document says (OpenID
 	// Connect Discovery 1.0 section 4).
 	URL    string
@@ -29,7 +29,7 @@ type KeySource struct {
 }
 
 // Fetch gets the key set. Its errors hold no token.
-func (s KeySource) Fetch(ctx context.Context) ([]byte, error) {
+func (s Source) Fetch(ctx context.Context) ([]byte, error) {
 	at := s.URL
 	if at == "" {
 		var err error
@@ -40,7 +40,7 @@ func (s KeySource) Fetch(ctx context.Context) ([]byte, error) {
 	return s.get(ctx, at, maxJWKS)
 }
 
-func (s KeySource) discover(ctx context.Context) (string, error) {
+func (s Source) discover(ctx context.Context) (string, error) {
 	text, err := s.get(ctx, strings.TrimSuffix(s.Issuer, "/")+"/.well-known/openid-configuration", maxDiscovery)
 	if err != nil {
 		return "", err
@@ -60,7 +60,7 @@ func (s KeySource) discover(ctx context.Context) (string, error) {
 	return doc.JWKS, nil
 }
 
-func (s KeySource) get(ctx context.Context, at string, limit int64) ([]byte, error) {
+func (s Source) get(ctx context.Context, at string, limit int64) ([]byte, error) {
 	u, err := url.Parse(at)
 	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && (u.Scheme != "http" || !s.InsecureHTTP) {
 		return nil, fmt.Errorf("got %.200q for the keys, want an https URL", at)
