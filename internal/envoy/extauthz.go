@@ -293,15 +293,24 @@ func (f *extAuthz) grpcAnswer(s *stream, a Answer) *Outcome {
 	if extra := fieldsBut(ok, "headers", "headers_to_remove", "response_headers_to_add"); len(extra) > 0 {
 		return unknown("authorizer's answer: " + strings.Join(extra, ", "))
 	}
-	change := okChange{remove: lowerAll(ok.GetHeadersToRemove()), response: options(ok.GetResponseHeadersToAdd())}
+	change := okChange{remove: lowerAll(ok.GetHeadersToRemove())}
+	for _, o := range ok.GetResponseHeadersToAdd() {
+		h := Header{strings.ToLower(o.GetHeader().GetKey()), headerValue(o.GetHeader())}
+		switch o.AppendAction {
+		case corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD:
+			change.response = append(change.response, h)
+		case corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD:
+			change.responseSet = append(change.responseSet, h)
+		default:
+			return unknown("authorizer's answer: response_headers_to_add with " + o.AppendAction.String())
+		}
+	}
 	for _, o := range ok.GetHeaders() {
 		h := Header{strings.ToLower(o.GetHeader().GetKey()), headerValue(o.GetHeader())}
 		//lint:ignore SA1019 the deprecated field decides when it is set (Envoy grpc_client_impl)
 		if o.GetAppend().GetValue() {
 			change.appendTo = append(change.appendTo, h)
-		} else if o.Append == nil && o.AppendAction == corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD {
-			change.set = append(change.set, h)
-		} else {
+		} else { // append_action does not count in this list
 			change.set = append(change.set, h)
 		}
 	}
@@ -325,8 +334,8 @@ func headerValue(h *corev3.HeaderValue) string {
 
 // okChange is what an authorizer that allows wants changed.
 type okChange struct {
-	set, appendTo, response Headers
-	remove                  []string
+	set, appendTo, response, responseSet Headers
+	remove                               []string
 }
 
 func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
@@ -347,6 +356,7 @@ func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
 		}
 	}
 	s.response.Add = append(s.response.Add, c.response...)
+	s.response.Set = append(s.response.Set, c.responseSet...)
 	s.trace.add(Step{Stage: f.name, Text: "allowed by " + f.cluster})
 	return nil
 }

@@ -6,6 +6,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 )
 
 // compile makes a proxy of one virtual host with the given routes (JSON) and, in
@@ -189,5 +192,24 @@ func TestUnknown(t *testing.T) {
 func TestZeroOutcomeIsUnknown(t *testing.T) {
 	if (Outcome{}).Kind != Unknown {
 		t.Error("the zero Outcome says something")
+	}
+}
+
+// What an allowing authorizer adds to the response replaces the upstream's header
+// or stands beside it, as its append_action says.
+func TestResponseHeadersOfAnAllowingAuthorizer(t *testing.T) {
+	p := compile(t, catchAll, `{"name":"envoy.filters.http.ext_authz","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz","grpcService":{"envoyGrpc":{"clusterName":"up"}}}}`)
+	option := func(name string, action corev3.HeaderValueOption_HeaderAppendAction) *corev3.HeaderValueOption {
+		return &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: name, Value: "1"}, AppendAction: action}
+	}
+	env := Env{RequestID: "id", Authorize: func(Check) Answer {
+		return Answer{GRPC: &authv3.CheckResponse{HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{ResponseHeadersToAdd: []*corev3.HeaderValueOption{
+			option("X-Set", corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD), option("X-Add", corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD),
+		}}}}}
+	}}
+	req := Request{Source: netip.MustParseAddrPort("10.0.0.9:1"), Destination: netip.MustParseAddrPort("10.0.0.1:8080"), Protocol: "HTTP/1.1", Method: "GET", Authority: "a", Path: "/"}
+	o := p.Evaluate(req, env, nil)
+	if o.Kind != Forward || len(o.Response.Set) != 1 || o.Response.Set[0].Name != "x-set" || len(o.Response.Add) != 1 || o.Response.Add[0].Name != "x-add" {
+		t.Errorf("got %s %+v", o.Kind, o.Response)
 	}
 }
