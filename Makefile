@@ -64,7 +64,7 @@ translations: ## write anew what Istio makes of the bundled story (examples/stor
 	POSTERN_UPDATE=1 $(GO) test -tags e2e ./e2e/story -run TestTranslations
 
 conformance: tools ## our engine beside a real Envoy for long: make conformance N=1000000
-	POSTERN_CONFORMANCE_N=$(or $(N),1000000) $(GO) test -tags e2e -timeout 24h -v ./e2e/conformance
+	POSTERN_SEED=$(or $(SEED),$(shell date +%s)) POSTERN_CONFORMANCE_N=$(or $(N),1000000) $(GO) test -tags e2e -timeout 24h -v ./e2e/conformance
 
 bench: ## the numbers of BENCHMARKS.md
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...

@@ -331,10 +331,10 @@ func claimText(payload map[string]any, claim string) (string, bool) {
 	case bool:
 		return strconv.FormatBool(v), true
 	case float64:
-		if v == math.Trunc(v) {
+		if v >= 0 && v == math.Trunc(v) {
 			return strconv.FormatFloat(v, 'f', 0, 64), true
 		}
-		return strconv.FormatFloat(v, 'f', 6, 64), true // std::to_string
+		return strconv.FormatFloat(v, 'f', 6, 64), true // std::to_string, of negative integers too
 	case nil:
 		return "", false
 	}
