@@ -28,7 +28,8 @@ import (
 	"postern.dev/postern/internal/world"
 )
 
-const podRange = "127.66.0.0/16"
+// podRange is not that of `postern up --envoy`: Envoys share a port that both listen on.
+const podRange = "127.67.0.0/16"
 
 // system is the story's fourth state: a real Envoy, posternd as a process, and one
 // server that stands for every backend.
