@@ -183,14 +183,17 @@ func TestSecondHop(t *testing.T) {
 			}
 			next := ask(8081, gwAddr, "POST", hop2, predictPath)
 			next.Headers = forwarded(tt.first, v)
-			token := next.Headers["x-postern-passport"][0]
+			hop := next.Headers["x-postern-passport"][0]
 			v2 := f.decide(t, next)
 			if !v2.Allow || v2.How != ByPassport || v2.Caller.User != tt.user || !v2.Caller.Equal(v.Caller) {
 				t.Fatalf("second hop: %t %s %+v", v2.Allow, v2.Reason, v2.Caller)
 			}
 			out := forwarded(next, v2)
-			if got := out["x-postern-passport"]; !slices.Equal(got, []string{token}) {
-				t.Errorf("got passport %v, want the one from the first hop", got)
+			next.Headers = out
+			if got := out["x-postern-passport"]; len(got) != 1 || got[0] == hop {
+				t.Errorf("got passports %v, want one, and not the hop's", got)
+			} else if v := f.decide(t, next); v.Allow || v.Reason != passport.WrongAudience {
+				t.Errorf("the model's passport at the second hop: %t %s", v.Allow, v.Reason)
 			}
 			if got := out["x-postern-caller"]; !slices.Equal(got, []string{tt.user}) {
 				t.Errorf("got caller %v", got)

@@ -8,6 +8,7 @@ import (
 
 	"postern.dev/postern/internal/access"
 	"postern.dev/postern/internal/credential"
+	"postern.dev/postern/internal/passport"
 	"postern.dev/postern/internal/territory"
 )
 
@@ -15,11 +16,11 @@ import (
 type identity struct {
 	caller  access.Caller
 	how     string
-	id      string // public, of the credential
-	token   string // the passport it was read from
-	note    string // why a pod was not recognised
-	second  bool   // the gateway's own second hop
-	sibling bool   // a pod of the model itself
+	id      string            // public, of the credential
+	shown   passport.Passport // what it was read from, where that was a passport
+	note    string            // why a pod was not recognised
+	second  bool              // the gateway's own second hop
+	sibling bool              // a pod of the model itself
 }
 
 // called judges a call to a model or an application, and what a browser asks
@@ -64,17 +65,17 @@ func (a *Authorizer) machine(ctx context.Context, req Request, snap *Snapshot, t
 			return a.challenge(req, t, inCluster, id, LoginRequired, "no rule opens this model, it is behind login: log in, or have a RoleBinding made for you")
 		}
 		v.Reason = LoginAllowed
-		return a.admit(req, v, id)
+		return a.admit(req, t, v, id)
 	}
 	verb := id.caller.Verb(t.Resource)
 	v.Decision = snap.Rules.May(id.caller, verb, t.Resource)
 	if v.Decision.Allowed {
 		v.Reason = Allowed
-		return a.admit(req, v, id)
+		return a.admit(req, t, v, id)
 	}
 	if id.sibling {
 		v.Reason = Sibling
-		return a.admit(req, v, id)
+		return a.admit(req, t, v, id)
 	}
 	if id.caller.Proven {
 		refused := a.refuse(req, http.StatusForbidden, NotAllowed, id.caller.User+" has no rule with the verb "+verb+" on "+t.Resource.String())
@@ -96,13 +97,14 @@ func (a *Authorizer) identify(ctx context.Context, req Request, snap *Snapshot, 
 	second := inCluster && snap.Pods.Gateway(req.Source)
 	sibling := inCluster && !second && snap.Pods.Sibling(req.Source, t.Resource)
 	if second || sibling {
-		c, ok, err := credential.Passport(req.Headers, a.keys, t.Resource, a.now())
+		// One that a model was given counts for its own pods only: its owner, or who
+		// reads its log, can have a route of theirs send it to the gateway's second hop.
+		p, ok, err := credential.Passport(req.Headers, a.keys, passport.Audience{Resource: t.Resource, Hop: second}, a.now())
 		if err != nil {
 			return identity{}, err
 		}
 		if ok {
-			token, _ := req.Headers.Only(passportHeader)
-			return identity{caller: c, how: ByPassport, token: token}, nil
+			return identity{caller: p.Caller, how: ByPassport, shown: p}, nil
 		}
 	}
 	shown, ok, err := credential.Shown(req.Headers)
@@ -172,7 +174,7 @@ func (a *Authorizer) bearer(ctx context.Context, req Request, t territory.Territ
 	if err != nil || !found {
 		return Verdict{}, false
 	}
-	return a.admit(req, Verdict{Caller: c, How: ByLogin, Resource: t.Resource, Reason: LoginAllowed}, identity{caller: c}), true
+	return a.admit(req, t, Verdict{Caller: c, How: ByLogin, Resource: t.Resource, Reason: LoginAllowed}, identity{caller: c}), true
 }
 
 // admit lets a call in: every credential and every header that names a caller
@@ -183,15 +185,12 @@ func (a *Authorizer) bearer(ctx context.Context, req Request, t territory.Territ
 // gateway) is set only for a person the login named. A pod's or nobody's name
 // goes into x-postern-caller, which no policy of Kubeflow's reads: a policy must
 // not come to hold for a caller who proved nothing because of how it is called.
-func (a *Authorizer) admit(req Request, v Verdict, id identity) Verdict {
-	token := id.token // the one that was checked, its end where it was
-	if token == "" {
-		var err error
-		if token, err = a.keys.Mint(id.caller, v.Resource, a.now()); err != nil {
-			refused := a.refuse(req, http.StatusServiceUnavailable, Internal, "internal error")
-			refused.cause = err
-			return refused
-		}
+func (a *Authorizer) admit(req Request, t territory.Territory, v Verdict, id identity) Verdict {
+	token, err := a.passport(id, passport.Audience{Resource: v.Resource, Hop: t.Onward})
+	if err != nil {
+		refused := a.refuse(req, http.StatusServiceUnavailable, Internal, "internal error")
+		refused.cause = err
+		return refused
 	}
 	v.Set = append(v.Set, Header{callerHeader, id.caller.User}, Header{passportHeader, token})
 	if id.caller.Kind == access.Person {
@@ -213,6 +212,14 @@ func (a *Authorizer) admit(req Request, v Verdict, id identity) Verdict {
 	}
 	v.Remove = append(v.Remove, a.strip.names(req.Headers, a.strip.machine, set)...)
 	return a.allow(v)
+}
+
+// passport is the one to go on with.
+func (a *Authorizer) passport(id identity, to passport.Audience) (string, error) {
+	if id.how == ByPassport {
+		return a.keys.Renew(id.shown, to, a.now())
+	}
+	return a.keys.Mint(id.caller, to, a.now())
 }
 
 // peopleGroups are a person's own groups, without Kubernetes'.

@@ -245,16 +245,21 @@ func TestRevoked(t *testing.T) {
 // TestPassportOfSiblings: a transformer hands on its caller's passport.
 func TestPassportOfSiblings(t *testing.T) {
 	s := newShop(t)
-	first := ask(8080, outside, "POST", openOut, predictPath, adaCookie)
-	token := forwarded(first, s.decide(t, first))[passportHeader][0]
-	second := ask(8080, outside, "POST", unboundOut, predictPath, adaCookie)
-	foreign := forwarded(second, s.decide(t, second))[passportHeader][0]
+	given := func(door, inner string) (hop, model string) { // the passports of a person's call
+		first, second := ask(8080, outside, "POST", door, predictPath, adaCookie), ask(8081, gwAddr, "POST", inner, predictPath)
+		second.Headers = forwarded(first, s.decide(t, first))
+		return second.Headers[passportHeader][0], forwarded(second, s.decide(t, second))[passportHeader][0]
+	}
+	hop, token := given(openOut, hop2)
+	_, foreign := given(unboundOut, "unbound-predictor.nobody.svc.cluster.local")
 	for _, tt := range []struct {
 		name, from, token string
 		door              uint16
 		reason, user      string
 	}{
 		{"a sibling", "10.244.0.70", token, 8081, Allowed, "ada@example.com"},
+		{"a sibling with the gateway's own", "10.244.0.70", hop, 8081, "passport_wrong_audience", ""},
+		{"the gateway with a sibling's", gwAddr, token, 8081, "passport_wrong_audience", ""},
 		{"a sibling with another model's", "10.244.0.70", foreign, 8081, "passport_wrong_audience", ""},
 		{"a sibling with a broken one", "10.244.0.70", "x", 8081, "passport_malformed", ""},
 		{"any other pod: removed unread", podAddr, token, 8081, Allowed, "postern:pod:default:default"},

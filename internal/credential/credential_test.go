@@ -120,7 +120,7 @@ func TestPassport(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Unix(1_800_000_000, 0)
-	iris := access.Model("ns", "iris")
+	iris := passport.Audience{Resource: access.Model("ns", "iris")}
 	token, err := keys.Mint(access.Caller{User: "u"}, iris, now)
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +141,7 @@ func TestPassport(t *testing.T) {
 			h[passport.Header] = tt.values
 		}
 		c, ok, err := Passport(h, keys, iris, now)
-		if ok != tt.ok || reasonOf(err) != tt.want || err != nil && c.User != "" {
+		if ok != tt.ok || reasonOf(err) != tt.want || err != nil && c.Caller.User != "" {
 			t.Errorf("%v: got %+v %t %v", tt.values, c, ok, err)
 		}
 	}

@@ -1,9 +1,10 @@
 // Package passport mints and checks the short token that carries a caller's
 // identity from the gateway's first judgement to its second hop and to a model's
 // sidecar: header x-postern-passport, a JWT signed with ES256, issuer "postern",
-// audience exactly one object (NAMESPACE/RESOURCE/NAME), valid for 60 seconds at
-// most. Unlike the caller's own credential, a model's owner can use it for
-// nothing but that model.
+// audience exactly one object (NAMESPACE/RESOURCE/NAME; with "hop:" before it where
+// the gateway itself is next), valid for 60 seconds at most. Unlike the caller's own
+// credential, a model's owner can use it for nothing but that model, and not at the
+// gateway: one for the hop never reaches a model.
 package passport
 
 import (
@@ -93,12 +94,13 @@ type key struct {
 
 type mintKey struct {
 	caller   [sha256.Size]byte
-	resource access.Resource
+	audience Audience
+	until    int64 // 0: a new one
 }
 
 type checkKey struct {
 	token    [sha256.Size]byte
-	resource access.Resource
+	audience Audience
 }
 
 type cached struct {
@@ -106,6 +108,27 @@ type cached struct {
 	caller access.Caller
 	from   int64 // Unix seconds
 	until  int64
+}
+
+// Audience is where a passport counts.
+type Audience struct {
+	access.Resource
+	Hop bool // at the gateway's second hop to the object, not at the object
+}
+
+// String is what aud says.
+func (a Audience) String() string {
+	if a.Hop {
+		return "hop:" + a.Resource.String()
+	}
+	return a.Resource.String()
+}
+
+// Passport is what a valid passport says.
+type Passport struct {
+	Caller access.Caller
+	// Until is its end in Unix seconds: what is made of it ends then too.
+	Until int64
 }
 
 // claims are what a passport says.
@@ -186,24 +209,37 @@ func (k *Keys) JWKS() []byte {
 	return out
 }
 
-// Mint makes a passport for a caller and an object, or gives the one made
+// Mint makes a passport for a caller and an audience, or gives the one made
 // before while it has long enough to go.
-func (k *Keys) Mint(c access.Caller, r access.Resource, now time.Time) (string, error) {
-	if c.User == "" || r.Namespace == "" || r.Resource == "" || r.Name == "" {
+func (k *Keys) Mint(c access.Caller, a Audience, now time.Time) (string, error) {
+	return k.mint(mintKey{fingerprint(c), a, 0}, c, now)
+}
+
+// Renew makes a passport for another audience of one that was checked. It ends
+// when that one does, or a model could keep its caller for ever.
+func (k *Keys) Renew(p Passport, a Audience, now time.Time) (string, error) {
+	return k.mint(mintKey{fingerprint(p.Caller), a, p.Until}, p.Caller, now)
+}
+
+func (k *Keys) mint(id mintKey, c access.Caller, now time.Time) (string, error) {
+	if r := id.audience; c.User == "" || r.Namespace == "" || r.Resource.Resource == "" || r.Name == "" {
 		return "", errors.New("passport: got an empty caller or object")
 	}
-	id := mintKey{fingerprint(c), r}
 	k.mu.Lock()
 	have, ok := k.minted[id]
 	current := k.current
 	k.mu.Unlock()
 	at := now.Unix()
-	if ok && have.from <= at && at+int64(renew/time.Second) <= have.until {
+	until, left := at+int64(Life/time.Second), int64(renew/time.Second)
+	if id.until != 0 {
+		until, left = min(until, id.until), 1
+	}
+	if ok && have.from <= at && at+left <= have.until {
 		return have.token, nil
 	}
 	cl := claims{
-		Issuer: Issuer, Audience: jwt.Audience{r.String()}, Subject: c.User,
-		IssuedAt: at, NotBefore: at, Expires: at + int64(Life/time.Second),
+		Issuer: Issuer, Audience: jwt.Audience{id.audience.String()}, Subject: c.User,
+		IssuedAt: at, NotBefore: at, Expires: until,
 		Groups: c.Groups, Proven: c.Proven, Kind: c.Kind,
 	}
 	token, err := jwt.Signed(current.signer).Claims(cl).Serialize()
@@ -221,26 +257,26 @@ func (k *Keys) Mint(c access.Caller, r access.Resource, now time.Time) (string, 
 	return token, nil
 }
 
-// Check tells who a passport stands for at that object. The error is an *Error.
-func (k *Keys) Check(token string, r access.Resource, now time.Time) (access.Caller, error) {
+// Check reads a passport for that audience. The error is an *Error.
+func (k *Keys) Check(token string, a Audience, now time.Time) (Passport, error) {
 	if len(token) > maxToken || strings.Count(token, ".") != 2 {
-		return access.Caller{}, &Error{Reason: Malformed}
+		return Passport{}, &Error{Reason: Malformed}
 	}
-	id := checkKey{sha256.Sum256([]byte(token)), r}
+	id := checkKey{sha256.Sum256([]byte(token)), a}
 	at := now.Unix()
 	k.mu.Lock()
 	have, ok := k.checked[id]
 	keys := []*key{k.current, k.previous}
 	k.mu.Unlock()
 	if ok && have.from <= at && at < have.until {
-		return have.caller, nil
+		return Passport{have.caller, have.until}, nil
 	}
 	cl, err := verify(token, keys)
 	if err != nil {
-		return access.Caller{}, err
+		return Passport{}, err
 	}
-	if reason := cl.refuse(r, at); reason != "" {
-		return access.Caller{}, &Error{Reason: reason}
+	if reason := cl.refuse(a, at); reason != "" {
+		return Passport{}, &Error{Reason: reason}
 	}
 	c := access.Caller{User: cl.Subject, Groups: cl.Groups, Proven: cl.Proven, Kind: cl.Kind}
 	k.mu.Lock()
@@ -248,7 +284,7 @@ func (k *Keys) Check(token string, r access.Resource, now time.Time) (access.Cal
 	if k.current == keys[0] {
 		put(k.checked, id, cached{caller: c, from: cl.NotBefore, until: cl.Expires}, at)
 	}
-	return c, nil
+	return Passport{c, cl.Expires}, nil
 }
 
 // verify checks form and signature: ES256 and nothing else, one of our keys.
@@ -275,11 +311,11 @@ func verify(token string, keys []*key) (claims, error) {
 }
 
 // refuse is the reason why signed claims are not taken, empty when they are.
-func (c claims) refuse(r access.Resource, at int64) string {
+func (c claims) refuse(a Audience, at int64) string {
 	switch {
 	case c.Issuer != Issuer:
 		return WrongIssuer
-	case len(c.Audience) != 1 || c.Audience[0] != r.String():
+	case len(c.Audience) != 1 || c.Audience[0] != a.String():
 		return WrongAudience
 	case c.Expires <= at:
 		return Expired

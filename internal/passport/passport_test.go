@@ -20,7 +20,8 @@ import (
 )
 
 var (
-	iris = access.Model("kserve-test", "iris")
+	iris = Audience{Resource: access.Model("kserve-test", "iris")}
+	hop  = Audience{Resource: iris.Resource, Hop: true}
 	noon = time.Date(2026, 11, 24, 12, 0, 0, 500, time.UTC)
 	ada  = access.Caller{User: "ada@example.com", Groups: []string{"team", access.AuthenticatedGroup}, Proven: true, Kind: access.Person}
 )
@@ -34,9 +35,9 @@ func newKeys(t testing.TB) *Keys {
 	return k
 }
 
-func mint(t testing.TB, k *Keys, c access.Caller, r access.Resource, at time.Time) string {
+func mint(t testing.TB, k *Keys, c access.Caller, a Audience, at time.Time) string {
 	t.Helper()
-	token, err := k.Mint(c, r, at)
+	token, err := k.Mint(c, a, at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +67,7 @@ func TestCheck(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name, token string
-		r           access.Resource
+		a           Audience
 		at          time.Time
 		want        string
 	}{
@@ -75,9 +76,12 @@ func TestCheck(t *testing.T) {
 		{"too late", token, iris, noon.Add(60 * time.Second), Expired},
 		{"a little early: clocks differ", token, iris, noon.Add(-5 * time.Second), ""},
 		{"too early", token, iris, noon.Add(-7 * time.Second), NotYetValid},
-		{"another model", token, access.Model("kserve-test", "iris2"), noon, WrongAudience},
-		{"another namespace", token, access.Model("kserve", "iris"), noon, WrongAudience},
-		{"another kind", token, access.Application("kserve-test", "iris"), noon, WrongAudience},
+		{"another model", token, Audience{Resource: access.Model("kserve-test", "iris2")}, noon, WrongAudience},
+		{"another namespace", token, Audience{Resource: access.Model("kserve", "iris")}, noon, WrongAudience},
+		{"another kind", token, Audience{Resource: access.Application("kserve-test", "iris")}, noon, WrongAudience},
+		{"at the second hop to it", token, hop, noon, WrongAudience},
+		{"one for the second hop, there", mint(t, k, ada, hop, noon), hop, noon, ""},
+		{"one for the second hop, at the model", mint(t, k, ada, hop, noon), iris, noon, WrongAudience},
 		{"another's key", mint(t, other, ada, iris, noon), iris, noon, UnknownKey},
 		{"a signature changed", parts[0] + "." + parts[1] + "." + other10(parts[2]), iris, noon, BadSignature},
 		{"a payload changed", parts[0] + "." + other10(parts[1]) + "." + parts[2], iris, noon, BadSignature},
@@ -90,12 +94,12 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for range 2 { // the second answer may come from the cache
-				c, err := k.Check(tt.token, tt.r, tt.at)
+				p, err := k.Check(tt.token, tt.a, tt.at)
 				if got := reasonOf(err); got != tt.want {
 					t.Errorf("got %q, want %q", got, tt.want)
 				}
-				if err == nil && !c.Equal(ada) || err != nil && !c.Equal(access.Caller{}) {
-					t.Errorf("got caller %+v", c)
+				if err == nil && !p.Caller.Equal(ada) || err != nil && !p.Caller.Equal(access.Caller{}) {
+					t.Errorf("got %+v", p)
 				}
 				if err != nil && len(tt.token) > 20 && strings.Contains(err.Error(), tt.token[:20]) {
 					t.Errorf("the error quotes the token: %v", err)
@@ -207,14 +211,14 @@ func TestMintCaches(t *testing.T) {
 			t.Errorf("%+v got the passport of %+v", c, old)
 		}
 		seen[token] = c
-		if got, err := k.Check(token, iris, noon); err != nil || !got.Equal(c) {
+		if got, err := k.Check(token, iris, noon); err != nil || !got.Caller.Equal(c) {
 			t.Errorf("got %+v %v, want %+v", got, err, c)
 		}
 	}
 	if _, err := k.Mint(access.Caller{}, iris, noon); err == nil {
 		t.Error("minted for nobody")
 	}
-	if _, err := k.Mint(ada, access.Resource{}, noon); err == nil {
+	if _, err := k.Mint(ada, Audience{}, noon); err == nil {
 		t.Error("minted for nothing")
 	}
 	big := access.Caller{User: "x", Groups: make([]string, 500)}
@@ -223,6 +227,32 @@ func TestMintCaches(t *testing.T) {
 	}
 	if _, err := k.Mint(big, iris, noon); err == nil {
 		t.Error("minted a passport that Check would not look at")
+	}
+}
+
+// TestRenew: what is made of a passport ends when it does, however often it is made
+// anew, so that a model cannot keep its caller.
+func TestRenew(t *testing.T) {
+	k := newKeys(t)
+	token, at, aud := mint(t, k, ada, hop, noon), noon, []Audience{hop, iris}
+	for i := range 50 {
+		at = at.Add(time.Second)
+		p, err := k.Check(token, aud[i%2], at)
+		if err != nil || !p.Caller.Equal(ada) || p.Until != noon.Unix()+60 {
+			t.Fatalf("after %d s: got %+v %v", i+1, p, err)
+		}
+		next := aud[(i+1)%2]
+		if token, err = k.Renew(p, next, at); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := k.Renew(p, next, at); err != nil || again != token {
+			t.Errorf("after %d s: made twice, or %v", i+1, err)
+		}
+	}
+	for _, a := range aud {
+		if _, err := k.Check(token, a, noon.Add(60*time.Second)); err == nil {
+			t.Error("valid after a minute")
+		}
 	}
 }
 
@@ -299,11 +329,11 @@ func FuzzCheck(f *testing.F) {
 	f.Add(good)
 	f.Add("a.b.c")
 	f.Fuzz(func(t *testing.T, token string) {
-		c, err := k.Check(token, iris, noon)
+		p, err := k.Check(token, iris, noon)
 		if err == nil && token != good {
 			// Only another spelling of the same signature could be.
-			if !c.Equal(ada) {
-				t.Errorf("got %+v for %q", c, token)
+			if !p.Caller.Equal(ada) {
+				t.Errorf("got %+v for %q", p, token)
 			}
 		}
 	})

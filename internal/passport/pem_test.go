@@ -31,7 +31,7 @@ func pemKey(t *testing.T, curve elliptic.Curve) []byte {
 func TestRotationByFiles(t *testing.T) {
 	old, next := pemKey(t, elliptic.P256()), pemKey(t, elliptic.P256())
 	caller := access.Caller{User: "u", Proven: true}
-	object := access.Resource{Namespace: "n", Resource: "inferenceservices", Name: "m"}
+	object := Audience{Resource: access.Resource{Namespace: "n", Resource: "inferenceservices", Name: "m"}}
 	now := time.Now()
 	steps := [][2][]byte{{old, nil}, {old, next}, {next, old}, {next, nil}}
 	for i := range len(steps) - 1 {

@@ -23,12 +23,13 @@ type claim struct {
 	kind      Kind // Model, Application, or People for any other
 	resource  access.Resource
 	origins   []string
+	onward    bool // a model's whose routes lead out of its namespace: to the gateway
 	sure      bool // at the door for certain
 	gateways  []string
 }
 
 func (c *claim) territory(host string) Territory {
-	return Territory{Kind: c.kind, Resource: c.resource, Host: host, VirtualServices: []string{c.id}, Settled: true, Origins: c.origins}
+	return Territory{Kind: c.kind, Resource: c.resource, Host: host, VirtualServices: []string{c.id}, Settled: true, Origins: c.origins, Onward: c.onward}
 }
 
 // Compile judges every host of every door. set holds the derived objects too
@@ -222,6 +223,7 @@ func (c *compiler) claim(o *manifest.Object, spec *networking.VirtualService, su
 	cl.sure = exported && ordinary(o) && serves(spec, certain, ns)
 	if r, ok := c.model(o, spec); ok {
 		cl.kind, cl.resource, cl.origins = Model, r, c.origins[r]
+		cl.onward = onward(spec, ns)
 	} else if c.application(o, spec) {
 		cl.kind, cl.resource = Application, access.Application(ns, o.Meta.Name)
 	}
@@ -291,6 +293,7 @@ func (c *compiler) judge(host string, claims []*claim) *vhost {
 	case same:
 		v.fixed = first.territory(host)
 		v.fixed.VirtualServices = ids(claims)
+		v.fixed.Onward = !slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.onward })
 	case !settled:
 		v.fixed = refuse(host, claims, AmbiguousRoute, "the routes of the host are told apart by more than path and method")
 	default:

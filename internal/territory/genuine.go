@@ -82,6 +82,20 @@ func (c *compiler) model(o *manifest.Object, spec *networking.VirtualService) (a
 	return want.model, true
 }
 
+// onward tells whether a model's routes lead to the gateway again. The controllers
+// write two kinds of VirtualServices: to the model's own Services, or to the local
+// gateway's.
+func onward(spec *networking.VirtualService, namespace string) bool {
+	for _, r := range spec.GetHttp() {
+		for _, d := range r.GetRoute() {
+			if _, own := serviceOf(d.GetDestination(), namespace); own {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // ledAway tells whether a Service that the routes lead to is an ExternalName:
 // the controllers make none there, and a tenant's could lead the gateway, with
 // its trusted identity, into any other part of the mesh.

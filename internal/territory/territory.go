@@ -74,6 +74,9 @@ type Territory struct {
 	// VirtualServices ("namespace/name") are those whose routes the request may
 	// take. For a model or an application it takes one of exactly these.
 	VirtualServices []string
+	// Onward is whether the routes of a model lead to the gateway again: its own
+	// second hop.
+	Onward bool
 	// Settled is whether no header could lead the request elsewhere.
 	Settled bool
 	// Shared is whether the host serves something else too: people, or another
