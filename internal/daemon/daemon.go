@@ -155,7 +155,7 @@ func (d *Daemon) readManifests() error {
 	if err != nil {
 		return err
 	}
-	if err := snap.APIKeys.Problems(); err != nil {
+	if err := errors.Join(snap.Map.Underived(), snap.APIKeys.Problems()); err != nil {
 		d.say("%v", err)
 	}
 	d.authorizer.Swap(snap)

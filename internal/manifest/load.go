@@ -15,7 +15,9 @@ import (
 	"strings"
 
 	yaml "go.yaml.in/yaml/v3"
+	segment "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 const (
@@ -194,6 +196,9 @@ func (l *loader) object(o *Object, n *yaml.Node) {
 	if len(c.errs) == 0 && o.Meta.Name == "" {
 		c.fail(n, "metadata.name", "required")
 	}
+	if len(c.errs) == 0 {
+		c.names(child(n, "metadata"))
+	}
 	if len(c.errs) > 0 {
 		l.errs = append(l.errs, c.errs...)
 		return
@@ -214,6 +219,25 @@ func (l *loader) object(o *Object, n *yaml.Node) {
 	l.warnings = append(l.warnings, warnings...)
 	l.errs = append(l.errs, errs...)
 	l.objects = append(l.objects, o)
+}
+
+// names checks the object's name and namespace as the API server does: they come to
+// stand in commands, paths and the names of callers.
+func (c *checker) names(meta *yaml.Node) {
+	o := c.object
+	wrong := segment.IsValidPathSegmentName(o.Meta.Name)
+	// Roles and their bindings have names such as "system:auth-delegator".
+	if _, known := kinds[o.Group()+"/"+o.Kind]; known && o.Group() != "rbac.authorization.k8s.io" {
+		wrong = validation.IsDNS1123Subdomain(o.Meta.Name)
+	}
+	for _, why := range wrong {
+		c.fail(child(meta, "name"), "metadata.name", "got %q: %s", o.Meta.Name, why)
+	}
+	if ns := o.Meta.Namespace; ns != "" {
+		for _, why := range validation.IsDNS1123Label(ns) {
+			c.fail(child(meta, "namespace"), "metadata.namespace", "got %q: %s", ns, why)
+		}
+	}
 }
 
 // setMeta gives the typed object the namespace it was defaulted to.

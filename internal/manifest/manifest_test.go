@@ -38,6 +38,9 @@ func TestLoad(t *testing.T) {
 		{"broken yaml", "apiVersion: v1\nkind: [Pod\n", "f.yaml: line "},
 		{"a key given twice", strings.Replace(pod, "kind: Pod", "kind: Pod\nkind: Pod", 1), `f.yaml:3: key "kind" given twice`},
 		{"no kind", "apiVersion: v1\nmetadata: {name: x}\n", "f.yaml:1: apiVersion and kind are required"},
+		{"a name that is a command", "apiVersion: v1\nkind: Pod\nmetadata: {name: \"x; touch y #\"}\n", "f.yaml:3: Pod x; touch y #: metadata.name: got \"x; touch y #\": a lowercase RFC 1123 subdomain"},
+		{"a namespace that is none", "apiVersion: v1\nkind: Secret\nmetadata: {name: a, namespace: ../b}\n", "metadata.namespace: got \"../b\": a lowercase RFC 1123 label"},
+		{"a role's name that is a path", "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: a/b}\n", "metadata.name: got \"a/b\": may not contain '/'"},
 		{"no name", "apiVersion: v1\nkind: Pod\n", "metadata.name: required"},
 		{"not an object", "- 1\n", "f.yaml:1: "},
 		{"istio unknown field", `apiVersion: networking.istio.io/v1alpha3

@@ -23,8 +23,9 @@ type claim struct {
 	kind      Kind // Model, Application, or People for any other
 	resource  access.Resource
 	origins   []string
-	onward    bool // a model's whose routes lead out of its namespace: to the gateway
-	sure      bool // at the door for certain
+	doubt     string // the model that it is probably of and that could not be derived
+	onward    bool   // a model's whose routes lead out of its namespace: to the gateway
+	sure      bool   // at the door for certain
 	gateways  []string
 }
 
@@ -39,7 +40,7 @@ func Compile(set *manifest.Set, cfg Config) (*Map, error) {
 	if cfg.Derive == nil {
 		return nil, errors.New("territory: no Derive given: no model could be recognised")
 	}
-	c := &compiler{set: set, cfg: cfg, kubeflow: map[string]bool{}, gateways: map[string]*networking.Gateway{}, odd: map[string]bool{}, origins: map[access.Resource][]string{}}
+	c := &compiler{set: set, cfg: cfg, kubeflow: map[string]bool{}, gateways: map[string]*networking.Gateway{}, odd: map[string]bool{}, lost: map[string][]access.Resource{}, origins: map[access.Resource][]string{}}
 	for _, ns := range cfg.Namespaces {
 		c.kubeflow[ns] = true
 	}
@@ -72,8 +73,9 @@ type compiler struct {
 	cfg      Config
 	kubeflow map[string]bool
 	gateways map[string]*networking.Gateway
-	odd      map[string]bool     // Gateways that may be another revision's
-	models   map[string]*genuine // by "namespace/name" of the VirtualService
+	odd      map[string]bool              // Gateways that may be another revision's
+	models   map[string]*genuine          // by "namespace/name" of the VirtualService
+	lost     map[string][]access.Resource // by namespace: live models of which nothing was derived
 	origins  map[access.Resource][]string
 	// hidden: the mesh does not export VirtualServices to every namespace by
 	// default, so one without exportTo may not reach the gateways.
@@ -227,6 +229,9 @@ func (c *compiler) claim(o *manifest.Object, spec *networking.VirtualService, su
 	} else if c.application(o, spec) {
 		cl.kind, cl.resource = Application, access.Application(ns, o.Meta.Name)
 	}
+	if cl.kind != Model {
+		cl.doubt = c.lostModel(ns, o.Meta.Name)
+	}
 	return cl
 }
 
@@ -270,6 +275,10 @@ func ordinary(o *manifest.Object) bool {
 // judge decides what a host is.
 func (c *compiler) judge(host string, claims []*claim) *vhost {
 	v := &vhost{host: host, fixed: Territory{Kind: People, Host: host, Settled: true, VirtualServices: ids(claims)}}
+	if i := slices.IndexFunc(claims, func(cl *claim) bool { return cl.doubt != "" }); i >= 0 && oneNamespace(claims) && !strings.Contains(host, "*") && !c.kubeflowHost(host, claims) {
+		v.fixed = refuse(host, claims, NotDerived, claims[i].doubt+": what KServe makes of it is not known here")
+		return v
+	}
 	ours := slices.ContainsFunc(claims, func(cl *claim) bool { return cl.sure && cl.kind != People })
 	if !ours || strings.Contains(host, "*") || c.kubeflowHost(host, claims) {
 		return v
@@ -284,7 +293,7 @@ func (c *compiler) judge(host string, claims []*claim) *vhost {
 	switch {
 	case settled && onlyModels(claims) && paths.narrow:
 		v.byPath = paths // a pathTemplate's host
-	case slices.ContainsFunc(claims, func(cl *claim) bool { return cl.namespace != first.namespace }):
+	case !oneNamespace(claims):
 		v.fixed = refuse(host, claims, AmbiguousHost, "VirtualServices of several namespaces claim the host")
 	case severalModels(claims):
 		v.fixed = refuse(host, claims, AmbiguousHost, "several models claim the host")
@@ -300,6 +309,10 @@ func (c *compiler) judge(host string, claims []*claim) *vhost {
 		v.byPath = paths
 	}
 	return v
+}
+
+func oneNamespace(claims []*claim) bool {
+	return !slices.ContainsFunc(claims, func(cl *claim) bool { return cl.namespace != claims[0].namespace })
 }
 
 // byPath tells whether a path decides anything.

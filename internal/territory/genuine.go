@@ -46,10 +46,21 @@ func (c *compiler) readModels() error {
 	if err != nil {
 		err = fmt.Errorf("deriving the models' VirtualServices: %w", err)
 	}
+	derivedOf := map[access.Resource]bool{}
+	for _, g := range c.models {
+		derivedOf[g.model] = true
+	}
+	live := func(r access.Resource) {
+		if !derivedOf[r] && !c.kubeflow[r.Namespace] {
+			c.lost[r.Namespace] = append(c.lost[r.Namespace], r)
+		}
+	}
 	for o := range manifest.Of[*manifest.InferenceService](c.set) {
+		live(access.Model(o.Meta.Namespace, o.Meta.Name))
 		err = errors.Join(err, c.readOrigins(o, access.Model(o.Meta.Namespace, o.Meta.Name)))
 	}
 	for o := range manifest.Of[*manifest.InferenceGraph](c.set) {
+		live(access.Graph(o.Meta.Namespace, o.Meta.Name))
 		err = errors.Join(err, c.readOrigins(o, access.Graph(o.Meta.Namespace, o.Meta.Name)))
 	}
 	return err
@@ -80,6 +91,21 @@ func (c *compiler) model(o *manifest.Object, spec *networking.VirtualService) (a
 		return access.Resource{}, false
 	}
 	return want.model, true
+}
+
+// lostModel is the live model, by its VirtualService's name, of which nothing could be
+// derived: its owner gave it a rule that cannot be kept here, and login alone must
+// not stand in for it. The controllers' names begin with the model's.
+func (c *compiler) lostModel(namespace, name string) string {
+	if g := c.models[namespace+"/"+name]; g != nil && g.twice {
+		return g.model.String()
+	}
+	for _, r := range c.lost[namespace] {
+		if name == r.Name || strings.HasPrefix(name, r.Name+"-") {
+			return r.String()
+		}
+	}
+	return ""
 }
 
 // onward tells whether a model's routes lead to the gateway again. The controllers

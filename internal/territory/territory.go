@@ -62,6 +62,7 @@ const (
 	UnknownDoor    = "unknown_door"
 	AmbiguousRoute = "ambiguous_route"
 	AmbiguousHost  = "ambiguous_host"
+	NotDerived     = "model_not_derived"
 )
 
 // Territory is the answer for one request.
@@ -119,8 +120,8 @@ type Map struct {
 }
 
 // Underived is what Derive could not derive, and annotations that could not be
-// read, nil when nothing: the models it names are not recognised, or not opened
-// to those origins, all others are. Whoever made the Map says it aloud;
+// read, nil when nothing: the models it names are refused (NotDerived), or not
+// opened to those origins, all others are judged. Whoever made the Map says it aloud;
 // one tenant's object must not keep everybody else's from being judged.
 func (m *Map) Underived() error { return m.underived }
 

@@ -395,6 +395,43 @@ func TestUnderived(t *testing.T) {
 	}
 }
 
+// TestLostModel: login does not stand in for the rule of a model that could not be
+// derived; what else the namespace serves stays.
+func TestLostModel(t *testing.T) {
+	isvc := "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: odd, namespace: team}\nspec: {predictor: {sklearn: {storageUri: \"gs://x/y\"}}}\n"
+	none := func(s *manifest.Set) ([]*manifest.Object, error) {
+		var kept []*manifest.Object
+		all, err := derive(s)
+		for _, o := range all {
+			if o.Meta.Namespace != "team" {
+				kept = append(kept, o)
+			}
+		}
+		return kept, err
+	}
+	to := func(namespace, name, host, service string) string {
+		return virtualService(namespace, name, `{gateways: [kubeflow/kubeflow-gateway], hosts: ["`+host+`"], http: [{route: [{destination: {host: `+service+`}}]}]}`)
+	}
+	m := compileMap(t, Config{Derive: none}, isvc,
+		to("team", "odd", "odd.example.com", "knative-local-gateway.istio-system.svc.cluster.local"),
+		to("team", "odd-predictor-ingress", "inner.example.com", "odd-predictor-00001"),
+		to("team", "oddly", "oddly.example.com", "elsewhere.other.svc.cluster.local"),
+		to("team", "odd-all", "*.team.example.com", "knative-local-gateway.istio-system.svc.cluster.local"),
+		to("team", "odd-steal", "victim.example.com", "x.other.svc.cluster.local"), to("other", "victim", "victim.example.com", "x.y.svc.cluster.local"),
+		to("other", "odd", "other.example.com", "x.y.svc.cluster.local"))
+	for host, want := range map[string]string{
+		"odd.example.com": NotDerived, "inner.example.com": NotDerived, "oddly.example.com": "",
+		"a.team.example.com": "", "victim.example.com": "", "other.example.com": "", "dashboard": "",
+	} {
+		if got := m.At(8080, host, "/", "GET"); got.Reason != want || (got.Kind == Refused) != (want != "") {
+			t.Errorf("%s: got %s %q, want %q", host, got.Kind, got.Reason, want)
+		}
+	}
+	if got := m.At(8080, "iris.kserve-test.example.com", "/", "GET"); got.Kind != Model || !got.Onward {
+		t.Errorf("another's model: got %+v", got)
+	}
+}
+
 func TestRoute(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"/apis/networking.istio.io/v1alpha3/namespaces/kserve-test/virtual-service/iris", "kserve-test/iris"},

@@ -136,6 +136,7 @@ func TestSharedAddresses(t *testing.T) {
 		{"three of the node", pod("p", "x: y", at(node)) + pod("q", "x: y", at(node)) + pod("r", "x: y", at(node)), "", false},
 		{"node and pod", pod("p", "x: y", at(node)) + pod("q", "x: y", at("")), "is also the address", false},
 		{"no address", pod("p", "x: y", "status: {podIP: here}"), `got "here", want an IP address`, false},
+		{"this machine", pod("p", "x: y", "status: {podIP: \"::ffff:127.0.0.1\"}"), "got ::ffff:127.0.0.1, which no pod can have", false},
 		{"two cluster IPs", service("s", "clusterIP: 10.96.0.9") + service("t", "clusterIP: 10.96.0.9"), "10.96.0.9 is also the address of Service a/s", false},
 		{"one name", pod("dep-1", "x: y", "") + deployment("dep", 1, ""), "is also a pod of", false},
 	} {

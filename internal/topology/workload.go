@@ -32,13 +32,14 @@ func (w *World) addWorkload(o *manifest.Object) error {
 func (w *World) workload(o *manifest.Object, kind string, t corev1.PodTemplateSpec) *Workload {
 	wl := &Workload{
 		Kind: kind, Namespace: o.Meta.Namespace, Name: o.Meta.Name,
-		ServiceAccount: serviceAccount(t.Spec), Labels: t.Labels, Object: o,
+		ServiceAccount: ServiceAccount(t.Spec), Labels: t.Labels, Object: o,
 	}
 	w.workloads = append(w.workloads, wl)
 	return wl
 }
 
-func serviceAccount(s corev1.PodSpec) string {
+// ServiceAccount is the name of the one that a pod runs as.
+func ServiceAccount(s corev1.PodSpec) string {
 	switch {
 	case s.ServiceAccountName != "":
 		return s.ServiceAccountName
@@ -78,7 +79,9 @@ func (w *World) addPod(wl *Workload, name string, t corev1.PodTemplateSpec, stat
 			if err != nil {
 				return wl.Object.Errorf("status.podIP", "got %q, want an IP address", status.PodIP)
 			}
-			p.Addr = addr.Unmap()
+			if p.Addr = addr.Unmap(); !PodAddress(addr) {
+				return wl.Object.Errorf("status.podIP", "got %s, which no pod can have", addr)
+			}
 		}
 	}
 	if first, ok := w.byName[p.String()]; ok {
@@ -88,6 +91,12 @@ func (w *World) addPod(wl *Workload, name string, t corev1.PodTemplateSpec, stat
 	w.pods = append(w.pods, p)
 	wl.Pods = append(wl.Pods, p)
 	return nil
+}
+
+// PodAddress tells whether a pod can have an address: one of this machine or of
+// nobody would make whoever comes from there a pod.
+func PodAddress(a netip.Addr) bool {
+	return a.Zone() == "" && a.Unmap().IsGlobalUnicast()
 }
 
 // state reads what a live pod says of itself. An empty status is a manifest's.

@@ -7,5 +7,5 @@ import (
 
 // Snapshot is what posternd knows of the world.
 func (w *World) Snapshot(cfg authorizer.Config) (*authorizer.Snapshot, error) {
-	return snapshot.Of(w.Set, w.Topology.Pods(), cfg)
+	return snapshot.Of(w.Set, snapshot.Placed(w.Topology.Pods()), cfg)
 }
