@@ -65,6 +65,7 @@ func Build(ctx context.Context, set *manifest.Set, o Options) (*World, error) {
 		return nil, err
 	}
 	w.missingServices()
+	w.stray()
 	return w, nil
 }
 

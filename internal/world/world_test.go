@@ -8,6 +8,7 @@ import (
 
 	"postern.dev/postern/examples/story"
 	"postern.dev/postern/internal/manifest"
+	"postern.dev/postern/internal/topology"
 	"postern.dev/postern/internal/translate"
 	"postern.dev/postern/internal/world"
 )
@@ -35,6 +36,43 @@ func build(t *testing.T, state, more string) *world.World {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// TestGatewayAt: whose labels are the gateway's does not decide whose the door is.
+func TestGatewayAt(t *testing.T) {
+	const gateway = "apiVersion: networking.istio.io/v1beta1\nkind: Gateway\nmetadata: {name: g, namespace: kubeflow}\nspec: {selector: {istio: ingressgateway}, servers: [{hosts: [\"*\"], port: {name: http, number: 80, protocol: HTTP}}]}\n"
+	mesh := func(namespace, root string) string {
+		return "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: " + namespace + "}\ndata: {mesh: \"rootNamespace: " + root + "\"}\n"
+	}
+	for _, tt := range []struct {
+		name, more string
+		where      []string
+		want       string
+	}{
+		{"one", "", []string{"gateways"}, "gateways"},
+		{"a tenant's before it", "", []string{"aaa", "istio-system", "zzz"}, "istio-system"},
+		{"a tenant's and one elsewhere", "", []string{"aaa", "gateways"}, ""},
+		{"two of one namespace", "", []string{"gateways", "gateways"}, "gateways"},
+		{"another root", mesh("istio-system", "gateways"), []string{"aaa", "gateways"}, "gateways"},
+		{"a tenant's ConfigMap says so", mesh("aaa", "aaa") + mesh("istio-system", ""), []string{"aaa", "istio-system"}, "istio-system"},
+		{"none", "", nil, ""},
+	} {
+		set, err := manifest.Bytes("g.yaml", []byte(gateway+tt.more))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &world.World{Set: set}
+		for _, ns := range tt.where {
+			w.Gateways = append(w.Gateways, &world.Gateway{Workload: &topology.Workload{Kind: "Deployment", Namespace: ns, Name: "gw", Labels: map[string]string{"istio": "ingressgateway"}}})
+		}
+		got := ""
+		if g := w.GatewayAt("kubeflow/g"); g != nil {
+			got = g.Workload.Namespace
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
 }
 
 func TestWithoutEffect(t *testing.T) {
