@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
@@ -138,6 +139,13 @@ func (a *Authorizer) Caches() map[string][]*credential.Count {
 		out["sessions"] = append(out["sessions"], a.bearers.Count())
 	}
 	return out
+}
+
+// FromGateway tells whether an address is one of the gateways' own pods': who asks
+// from any other must not be answered.
+func (a *Authorizer) FromGateway(addr netip.Addr) bool {
+	snap := a.snapshot.Load()
+	return snap != nil && snap.Pods.Gateway(addr)
 }
 
 // Keys are those that sign passports.

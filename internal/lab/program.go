@@ -11,6 +11,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"sort"
 	"strings"
 
@@ -46,14 +47,42 @@ func (p *program) server(h http.Handler) server {
 	if p.authorizer != nil {
 		g := grpc.NewServer()
 		authv3.RegisterAuthorizationServer(g, authorizer.Server{Authorizer: p.authorizer})
-		return grpcServer{g}
+		return grpcServer{g, p.authorizer}
 	}
 	return newHTTPServer(h)
 }
 
-type grpcServer struct{ *grpc.Server }
+// grpcServer is posternd's port. It believes what is said there of a caller's
+// address, so only the gateways' own pods may speak: what the program posternd asks
+// of mutual TLS or a port that only its own proxy reaches.
+type grpcServer struct {
+	*grpc.Server
+	authorizer *authorizer.Authorizer
+}
 
-func (s grpcServer) Serve(l net.Listener) error { return s.Server.Serve(l) }
+func (s grpcServer) Serve(l net.Listener) error {
+	return s.Server.Serve(gatewaysOnly{l, s.authorizer})
+}
+
+type gatewaysOnly struct {
+	net.Listener
+	authorizer *authorizer.Authorizer
+}
+
+// Accept closes the connections of everybody else.
+func (l gatewaysOnly) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		from, err := netip.ParseAddrPort(c.RemoteAddr().String())
+		if err == nil && l.authorizer.FromGateway(from.Addr()) {
+			return c, nil
+		}
+		_ = c.Close()
+	}
+}
 
 func (s grpcServer) stop(ctx context.Context) error {
 	done := make(chan struct{})
