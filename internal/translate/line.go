@@ -12,7 +12,7 @@ import (
 )
 
 // knownLines are the lines there are translators for, oldest first: what is known without a checkout. A test compares it with translator/.
-var knownLines = []string{"1.17", "1.31"}
+var knownLines = []string{"1.17", "1.22", "1.26", "1.28", "1.31"}
 
 var (
 	versionForm = regexp.MustCompile(`^v?((?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*))(?:\.(?:0|[1-9][0-9]*))?(?:[-+][0-9A-Za-z.+-]+)?$`)
@@ -40,6 +40,17 @@ func lineOf(version string, known []string) (string, error) {
 			line, strings.Join(known, ", "), line)
 	}
 	return line, nil
+}
+
+// nearest is the newest known line that is not newer than the one asked for, else the oldest known.
+func nearest(asked string, known []string) string {
+	out := known[0]
+	for _, line := range known {
+		if compareLines(line, asked) <= 0 {
+			out = line
+		}
+	}
+	return out
 }
 
 // parseLine reads a version or an image's tag.

@@ -45,6 +45,17 @@ func TestLine(t *testing.T) {
 	}
 }
 
+func TestNearest(t *testing.T) {
+	known := []string{"1.9", "1.17", "1.31"}
+	for asked, want := range map[string]string{
+		"1.8": "1.9", "0.31": "1.9", "1.10": "1.9", "1.16": "1.9", "1.18": "1.17", "1.30": "1.17", "1.32": "1.31", "2.0": "1.31",
+	} {
+		if got := nearest(asked, known); got != want {
+			t.Errorf("%s: got %s, want %s", asked, got, want)
+		}
+	}
+}
+
 // TestKnownLines: what a program without a checkout believes is what this checkout has.
 func TestKnownLines(t *testing.T) {
 	root, err := filepath.Abs("../..")

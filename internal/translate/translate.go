@@ -31,6 +31,10 @@ type Proxy struct {
 type Input struct {
 	Objects []json.RawMessage `json:"objects"`
 	Proxies []Proxy           `json:"proxies"`
+
+	// JWKS are key sets that istiod would fetch for RequestAuthentications without inline keys, in JSON: by a rule's jwksUri or, for a
+	// rule without one, by its issuer. Where one is missing a placeholder key of Istio's stands in, with a warning: nothing is fetched.
+	JWKS map[string]string `json:"jwks,omitempty"`
 }
 
 // Rejection is an object the translation goes without, or does not take whole, and why.
@@ -40,6 +44,22 @@ type Rejection struct {
 	Namespace  string `json:"namespace"`
 	Name       string `json:"name"`
 	Message    string `json:"message"`
+}
+
+// Warning is something that is not as in the cluster, and why: an object, or all of the translation where no object is named.
+type Warning struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Message   string `json:"message"`
+}
+
+// String is the warning in one line.
+func (w Warning) String() string {
+	if w.Kind == "" {
+		return w.Message
+	}
+	return fmt.Sprintf("%s %s/%s: %s", w.Kind, w.Namespace, w.Name, w.Message)
 }
 
 // ProxyConfig is the configuration of one proxy: Envoy's v3 protos as protojson, each list sorted by name.
@@ -54,6 +74,7 @@ type ProxyConfig struct {
 type Output struct {
 	Istio    string        `json:"istio"` // the version that did it
 	Rejected []Rejection   `json:"rejected"`
+	Warnings []Warning     `json:"warnings,omitempty"`
 	Proxies  []ProxyConfig `json:"proxies"`
 }
 
@@ -64,6 +85,10 @@ type Options struct {
 	Dir      string    // cache directory; empty: os.UserCacheDir()/postern
 	Checkout string    // the directory that holds translator/; empty: searched upward from the working directory
 	Progress io.Writer // what takes more than two seconds says so here; nil: nowhere
+
+	// Nearest takes another line where there is no translator for the one asked for: the newest that is not newer, else the oldest.
+	// Each answer then has a warning. Without it a missing line is an error.
+	Nearest bool
 }
 
 // Translate answers from the committed translations, from the cache, or by running the line's translator, which it builds if need be.
@@ -73,8 +98,22 @@ func Translate(ctx context.Context, in Input, o Options) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
+	out, err := w.translate(ctx, in, o.Bundled)
+	if err != nil {
+		return nil, err
+	}
+	// Only here: what is kept is right for the line that it is kept under.
+	if w.asked != "" {
+		warning := Warning{Message: fmt.Sprintf("there is no translator for istio %s: this is what istio %s makes of it, the nearest there is. "+
+			"Istio %s may answer otherwise", w.asked, out.Istio, w.asked)}
+		out.Warnings = append([]Warning{warning}, out.Warnings...)
+	}
+	return out, nil
+}
+
+func (w *workshop) translate(ctx context.Context, in Input, committed fs.FS) (*Output, error) {
 	key := in.Key(w.line)
-	if out, err := bundled(o.Bundled, w.line, key, in); out != nil || err != nil {
+	if out, err := bundled(committed, w.line, key, in); out != nil || err != nil {
 		return out, err
 	}
 	found := w.find()
@@ -82,6 +121,7 @@ func Translate(ctx context.Context, in Input, o Options) (*Output, error) {
 		return out, nil
 	}
 	if found.path == "" {
+		var err error
 		if found, err = w.build(ctx); err != nil {
 			return nil, err
 		}
@@ -97,7 +137,8 @@ func Translate(ctx context.Context, in Input, o Options) (*Output, error) {
 }
 
 // Key is the content address of a translation: SHA-256 over the line and the canonical JSON of the input, in hex. The order of objects
-// and proxies does not count, as it does not count in a translation.
+// and proxies does not count, as it does not count in a translation. Key sets count only where there are some, so that the keys of
+// translations made before there were any stay.
 func (in Input) Key(line string) string {
 	var lines []string
 	for _, o := range in.Objects {
@@ -109,6 +150,13 @@ func (in Input) Key(line string) string {
 			panic(err) // strings only
 		}
 		lines = append(lines, "proxy "+canonical(b))
+	}
+	for uri, keys := range in.JWKS {
+		b, err := json.Marshal([]string{uri, keys})
+		if err != nil {
+			panic(err) // strings only
+		}
+		lines = append(lines, "jwks "+string(b))
 	}
 	slices.Sort(lines)
 	sum := sha256.Sum256([]byte("line " + line + "\n" + strings.Join(lines, "\n")))
@@ -169,6 +217,7 @@ func decode(b []byte, line string, in Input) (*Output, error) {
 // workshop is where the translations of one line are made and kept.
 type workshop struct {
 	line     string
+	asked    string // the line asked for, where line is the nearest to it; else empty
 	dir      string // empty: nothing is kept
 	checkout string // empty: nothing can be built
 	progress io.Writer
@@ -186,8 +235,13 @@ func newWorkshop(o Options) (*workshop, error) {
 		w.checkout = findCheckout()
 	}
 	var err error
-	if w.line, err = lineOf(o.Version, linesOf(w.checkout)); err != nil {
-		return nil, err
+	known := linesOf(w.checkout)
+	if w.line, err = lineOf(o.Version, known); err != nil {
+		asked, wrong := parseLine(o.Version)
+		if !o.Nearest || wrong != nil {
+			return nil, err
+		}
+		w.line, w.asked = nearest(asked, known), asked
 	}
 	if w.dir == "" {
 		if cache, err := os.UserCacheDir(); err == nil {

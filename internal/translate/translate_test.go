@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// fakeTranslator answers with a listener for each object, and rejects what is of kind Odd.
+// fakeTranslator answers with a listener for each object, rejects what is of kind Odd, and warns of each key set.
 func fakeTranslator(mode string) int {
 	switch mode {
 	case "fails":
@@ -52,6 +52,9 @@ func fakeTranslator(mode string) int {
 			name, _, _ := strings.Cut(v, "=")
 			out.Rejected = append(out.Rejected, Rejection{Kind: "Variable", Name: name})
 		}
+	}
+	for uri := range in.JWKS {
+		out.Warnings = append(out.Warnings, Warning{"RequestAuthentication", "ns", "x", "given " + uri})
 	}
 	for _, p := range in.Proxies {
 		c := ProxyConfig{Name: p.Name, Listeners: []json.RawMessage{}, Routes: []json.RawMessage{}, Clusters: []json.RawMessage{}}
@@ -171,6 +174,55 @@ func TestRejectedIsPassedOn(t *testing.T) {
 	b.wantRuns(1)
 }
 
+func TestKeysAndWarnings(t *testing.T) {
+	b := newBench(t, "answers")
+	in := input(`{"kind":"Gateway"}`)
+	if got := b.translate(in).Warnings; got != nil {
+		t.Errorf("got warnings %+v, want none", got)
+	}
+	in.JWKS = map[string]string{"https://a.b/keys": `{"keys":[]}`}
+	want := []Warning{{"RequestAuthentication", "ns", "x", "given https://a.b/keys"}}
+	for _, from := range []string{"translator", "cache"} {
+		if got := b.translate(in).Warnings; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got warnings %+v, want %+v", from, got, want)
+		}
+	}
+	b.wantRuns(2)
+}
+
+// TestNearestLine: only when asked for, with a warning in every answer, wherever the answer comes from, and in none of another question.
+func TestNearestLine(t *testing.T) {
+	b := newBench(t, "answers")
+	b.options.Version = "docker.io/istio/pilot:1.20.3"
+	if _, err := Translate(t.Context(), plain, b.options); err == nil || !strings.Contains(err.Error(), "there is no translator for istio 1.20") {
+		t.Errorf("got %v, want an error: nobody asked for the nearest", err)
+	}
+	b.options.Nearest = true
+	bundle, err := Bundle("1.17", plain, &Output{Istio: "1.17.5", Rejected: []Rejection{}, Proxies: []ProxyConfig{{Name: "gw.ns"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []string{"translator", "cache", "committed"} {
+		if from == "committed" {
+			b.options.Bundled = fstest.MapFS{"plain.json": {Data: bundle}}
+		}
+		out := b.translate(plain)
+		if len(out.Warnings) != 1 || !strings.HasPrefix(out.Warnings[0].String(), "there is no translator for istio 1.20: this is what istio 1.17.5 makes of it") {
+			t.Errorf("%s: got warnings %v, want one that names 1.20 and 1.17.5", from, out.Warnings)
+		}
+	}
+	b.wantRuns(1)
+	b.options.Version, b.options.Bundled = "1.17", nil
+	if got := b.translate(plain).Warnings; len(got) != 0 {
+		t.Errorf("got warnings %v for the line itself, want none", got)
+	}
+	b.wantRuns(1)
+	b.options.Version = "1.x"
+	if _, err := Translate(t.Context(), plain, b.options); err == nil || !strings.Contains(err.Error(), "want a version such as") {
+		t.Errorf("got %v, want an error: nothing is near to no version", err)
+	}
+}
+
 func TestBundled(t *testing.T) {
 	b := newBench(t, "answers")
 	made := b.translate(plain)
@@ -249,7 +301,7 @@ func TestFailures(t *testing.T) {
 		{"garbage", "1.17", "unexpected end of JSON"},
 		{"other line", "1.17", `got a translation by istio "1.18.7", want one by 1.17`},
 		{"no proxies", "1.17", `got a translation for proxies []`},
-		{"answers", "1.18", "there is no translator for istio 1.18, only for 1.17, 1.31"},
+		{"answers", "1.18", "there is no translator for istio 1.18, only for 1.17, 1.22, 1.26, 1.28, 1.31: "},
 		{"answers", "1.17.x", `got istio version "1.17.x"`},
 		{"answers", "", `got istio version ""`},
 		{"", "1.17", "no checkout of postern to build it from"},
@@ -320,7 +372,9 @@ func TestKey(t *testing.T) {
 		{"another line", two, "1.31", false},
 		{"a number written otherwise", input(`{"kind":"A","spec":{"x":1.0,"y":2}}`, `{"kind":"B"}`), "1.17", false},
 		{"an object more", input(`{"kind":"A","spec":{"x":1,"y":2}}`, `{"kind":"B"}`, `{"kind":"B"}`), "1.17", false},
-		{"another address", Input{two.Objects, []Proxy{{Name: "gw.ns", Type: "router", Namespace: "ns", Addresses: []string{"10.0.0.2"}}}}, "1.17", false},
+		{"another address", Input{Objects: two.Objects, Proxies: []Proxy{{Name: "gw.ns", Type: "router", Namespace: "ns", Addresses: []string{"10.0.0.2"}}}}, "1.17", false},
+		{"no key sets", Input{two.Objects, two.Proxies, map[string]string{}}, "1.17", true},
+		{"a key set", Input{two.Objects, two.Proxies, map[string]string{"https://a.b/keys": `{"keys":[]}`}}, "1.17", false},
 	} {
 		if got := tt.in.Key(tt.line); (got == key) != tt.same || len(got) != 64 {
 			t.Errorf("%s: got key %s, same as %s: want %v", tt.name, got, key, tt.same)

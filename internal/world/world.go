@@ -98,6 +98,9 @@ func (w *World) translate(ctx context.Context, workloads []*topology.Workload, o
 		return err
 	}
 	w.Istio = out.Istio
+	for _, warning := range out.Warnings {
+		w.Notes = append(w.Notes, warning.String())
+	}
 	if err := w.rejected(out.Rejected); err != nil {
 		return err
 	}

@@ -4,7 +4,7 @@
 // A translator is a program pinned to one Istio line. It reads a Request on stdin and writes a Response on stdout:
 //
 //	{"objects": [<Kubernetes object>, ...], "proxies": [{"name": "istio-ingressgateway.istio-system", "type": "router", ...}]}
-//	{"istio": "1.17.5", "rejected": [...], "proxies": [{"name": ..., "listeners": [...], "routes": [...], "clusters": [...]}]}
+//	{"istio": "1.17.5", "rejected": [...], "warnings": [...], "proxies": [{"name": ..., "listeners": [...], "routes": [...], "clusters": [...]}]}
 //
 // The package is stdlib only and keeps to Go 1.20, so that the oldest line can use it.
 package contract
@@ -18,6 +18,9 @@ import (
 type Request struct {
 	Objects []json.RawMessage `json:"objects"`
 	Proxies []Proxy           `json:"proxies"`
+
+	// JWKS are key sets in JSON that istiod would fetch: by a rule's jwksUri or, for a rule without one, by its issuer.
+	JWKS map[string]string `json:"jwks,omitempty"`
 }
 
 // Proxy is a workload's Envoy, as it would introduce itself to istiod.
@@ -34,6 +37,7 @@ type Proxy struct {
 type Response struct {
 	Istio    string        `json:"istio"`
 	Rejected []Rejection   `json:"rejected"`
+	Warnings []Warning     `json:"warnings,omitempty"`
 	Proxies  []ProxyConfig `json:"proxies"`
 }
 
@@ -46,6 +50,14 @@ type Rejection struct {
 	Message    string `json:"message"`
 }
 
+// Warning is an object that is translated, but not as the real istiod would, and why.
+type Warning struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Message   string `json:"message"`
+}
+
 // ProxyConfig is the configuration of one proxy: Envoy's v3 protos as canonical protojson, each list sorted by name.
 type ProxyConfig struct {
 	Name      string            `json:"name"`
@@ -54,8 +66,13 @@ type ProxyConfig struct {
 	Clusters  []json.RawMessage `json:"clusters"`
 }
 
-// validate refuses proxies that Istio would quietly give a configuration of its own invention.
+// validate refuses what Istio would quietly make something else of.
 func (r *Request) validate() error {
+	for uri, keys := range r.JWKS {
+		if _, err := readKeys(keys); err != nil {
+			return fmt.Errorf("jwks of %s: %w", uri, err)
+		}
+	}
 	seen := map[string]bool{}
 	for i, p := range r.Proxies {
 		switch {

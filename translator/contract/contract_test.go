@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -42,6 +44,8 @@ func TestMain(t *testing.T) {
 		{"unknown field", `{"objets":[]}`, echo, nil, 2, "", `unknown field "objets"`},
 		{"not JSON", `objects: []`, echo, nil, 2, "", "invalid character"},
 		{"two values", `{} {}`, echo, nil, 2, "", "more than one"},
+		{"keys that are not JSON", `{"jwks":{"https://a.b/keys":"<html>"}}`, echo, nil, 2, "", "jwks of https://a.b/keys: invalid character"},
+		{"keys that are no set", `{"jwks":{"https://a.b/keys":"{\"kty\":\"RSA\"}"}}`, echo, nil, 2, "", "got no list keys"},
 		{"translation fails", `{}`, failing, nil, 1, "", "translator 0.1.2: no luck"},
 		{"istio panics", `{}`, panicking, nil, 1, "", "istio panicked: index out of luck"},
 	} {
@@ -209,5 +213,73 @@ func TestRouteNames(t *testing.T) {
 	})
 	if want := []string{"http.8080", "http.8081"}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v (%v), want %v", got, err, want)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	const (
+		secret = `{"keys": [{"kty": "RSA", "e": "AQAB", "n": "abc", "d": "x", "p": "x", "q": "x", "dp": "x", "dq": "x", "qi": "x"}]}`
+		open   = `{"keys": [{"kty": "RSA", "e": "AQAB", "n": "abc"}]}`
+		given  = `{"keys": [{"kty": "EC"}]}`
+	)
+	for _, tt := range []struct {
+		name                  string
+		given                 map[string]string
+		uri, fallback         string
+		want, warning, errors string
+	}{
+		{"given by jwksUri", map[string]string{"https://a.b/keys": given}, "https://a.b/keys", open, given, "", ""},
+		{"given by issuer", map[string]string{"https://a.b": given}, "", open, given, "", ""},
+		{"given for another", map[string]string{"https://a.b": given}, "https://a.b/keys", open, open, "none were given for https://a.b/keys", ""},
+		{"a placeholder nobody can sign with", nil, "", open, open, "No token that the issuer signed is accepted", ""},
+		{"a published placeholder", nil, "", secret, `{"keys":[{"e":"AQAB","kty":"RSA","n":"abc"}]}`, "CVE-2026-31837", ""},
+		{"a broken placeholder", nil, "", "?", "", "", "istio's fallback keys"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(&Request{JWKS: tt.given})
+			got, err := w.Keys(Object{Kind: "RequestAuthentication"}, 0, tt.uri, "https://a.b", func(string) string { return tt.fallback })
+			if got != tt.want || (err == nil) != (tt.errors == "") || err != nil && !strings.Contains(err.Error(), tt.errors) {
+				t.Errorf("got %s, %v, want %s, %q", got, err, tt.want, tt.errors)
+			}
+			warned := w.warned()
+			if tt.warning == "" && len(warned) > 0 || tt.warning != "" && (len(warned) != 1 || !strings.Contains(warned[0].Message, tt.warning)) {
+				t.Errorf("got warnings %+v, want %q", warned, tt.warning)
+			}
+			if tt.fallback == open && len(warned) == 1 && strings.Contains(warned[0].Message, "CVE") {
+				t.Errorf("got warning %q, want none of a published key", warned[0].Message)
+			}
+		})
+	}
+}
+
+// shared are the source files that all lines share: links to the newest line's, so that a fix lands in all. Istio 1.17 has another
+// registry.
+var shared = []string{"main.go", "translate.go", "registry.go"}
+
+// TestShared: where a checkout has no symbolic links (git's core.symlinks is off), or somebody replaced one, a line would be built from
+// something else.
+func TestShared(t *testing.T) {
+	newest := filepath.Join("..", "istio-1.31")
+	dirs, err := filepath.Glob(filepath.Join("..", "istio-*"))
+	if err != nil || len(dirs) < 2 {
+		t.Fatalf("got lines %q (%v), want several", dirs, err)
+	}
+	for _, dir := range dirs {
+		for _, name := range shared {
+			if name == "registry.go" && filepath.Base(dir) == "istio-1.17" {
+				continue
+			}
+			got, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := os.ReadFile(filepath.Join(newest, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%s/%s is not %s/%s: it must be a link to it (git config core.symlinks true)", dir, name, newest, name)
+			}
+		}
 	}
 }

@@ -68,7 +68,7 @@ func (l Line) Run(req *Request) (out []byte, err error) {
 	if proxies == nil {
 		proxies = []ProxyConfig{}
 	}
-	return marshal(Response{Istio: l.Version, Rejected: w.rejections(), Proxies: proxies})
+	return marshal(Response{Istio: l.Version, Rejected: w.rejections(), Warnings: w.warned(), Proxies: proxies})
 }
 
 // marshal is json.Marshal without the escapes for HTML, with a newline at the end.

@@ -213,9 +213,3 @@ func selects(selector, labels map[string]string) bool {
 	}
 	return len(selector) > 0
 }
-
-// NoKeys is the refusal of a RequestAuthentication that has no inline keys: Istio would fetch them over the network, or put in keys of
-// its own that nobody can sign with, or (CVE-2026-31837) anybody.
-func NoKeys(rule int, issuer string) error {
-	return fmt.Errorf("jwtRules[%d] (issuer %s) has no inline jwks: nothing is fetched here, so the whole object is left out", rule, issuer)
-}

@@ -36,7 +36,9 @@ type World struct {
 
 	namespaces map[string]Object
 	pods       []pod
+	keys       map[string]string
 	rejected   []Rejection
+	warnings   []Warning
 }
 
 // configs are the Istio kinds that take effect. Others that Istio's parser would accept reach a real istiod by ways that are not built
@@ -65,7 +67,7 @@ var later = map[string]bool{
 }
 
 func newWorld(req *Request) *World {
-	w := &World{Proxies: req.Proxies, namespaces: map[string]Object{}}
+	w := &World{Proxies: req.Proxies, namespaces: map[string]Object{}, keys: req.JWKS}
 	var objects []Object
 	for i, raw := range req.Objects {
 		o, err := parse(raw)
@@ -197,14 +199,18 @@ func (w *World) Reject(o Object, err error) {
 
 // rejections are all there were, sorted, each once.
 func (w *World) rejections() []Rejection {
-	out := []Rejection{}
-	key := func(r Rejection) string {
+	return sortedOnce(w.rejected, func(r Rejection) string {
 		return strings.Join([]string{r.Kind, r.Namespace, r.Name, r.APIVersion, r.Message}, "\x00")
-	}
-	sort.Slice(w.rejected, func(i, j int) bool { return key(w.rejected[i]) < key(w.rejected[j]) })
-	for i, r := range w.rejected {
-		if i == 0 || r != w.rejected[i-1] {
-			out = append(out, r)
+	})
+}
+
+// sortedOnce sorts by a key and leaves out repetitions. It never returns nil.
+func sortedOnce[T comparable](list []T, key func(T) string) []T {
+	sort.Slice(list, func(i, j int) bool { return key(list[i]) < key(list[j]) })
+	out := []T{}
+	for i, e := range list {
+		if i == 0 || e != list[i-1] {
+			out = append(out, e)
 		}
 	}
 	return out

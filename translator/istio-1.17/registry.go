@@ -104,6 +104,9 @@ func (r *registry) targets(w *contract.World, p contract.Proxy) []*model.Service
 	return out
 }
 
+// locate tells a proxy which Services are its own.
+func locate(proxy *model.Proxy, d model.ServiceDiscovery) { proxy.SetServiceInstances(d) }
+
 // Services returns a fresh list: InitContext sorts it.
 func (r *registry) Services() []*model.Service {
 	return append([]*model.Service(nil), r.services...)

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	"istio.io/istio/pilot/pkg/model"
 	"istio.io/istio/pilot/pkg/serviceregistry/kube"
 	"istio.io/istio/pilot/pkg/serviceregistry/provider"
@@ -16,6 +17,7 @@ import (
 // registry answers from the request what istiod's Kubernetes registry answers from informers.
 type registry struct {
 	model.NetworkGatewaysHandler
+	model.NoopAmbientIndexes
 	services []*model.Service
 	byName   map[host.Name]*model.Service
 	local    map[string][]model.ServiceTarget // by proxy
@@ -25,7 +27,7 @@ type registry struct {
 var _ model.ServiceDiscovery = &registry{}
 
 // newRegistry also fills the endpoint index, which headless Services are listed from.
-func newRegistry(w *contract.World, trustDomain string, updater model.XDSUpdater) *registry {
+func newRegistry(w *contract.World, m *meshconfig.MeshConfig, updater model.XDSUpdater) *registry {
 	r := &registry{
 		byName: map[host.Name]*model.Service{},
 		local:  map[string][]model.ServiceTarget{},
@@ -38,7 +40,7 @@ func newRegistry(w *contract.World, trustDomain string, updater model.XDSUpdater
 			w.Reject(s.Object, err)
 			continue
 		}
-		service := kube.ConvertService(object, w.Annotations(object.Namespace), domainSuffix, clusterID, trustDomain)
+		service := newService(w, object, m)
 		r.services = append(r.services, service)
 		r.byName[service.Hostname] = service
 		var endpoints []*model.IstioEndpoint
@@ -55,17 +57,16 @@ func newRegistry(w *contract.World, trustDomain string, updater model.XDSUpdater
 }
 
 func endpoint(e contract.Endpoint) *model.IstioEndpoint {
-	return &model.IstioEndpoint{
-		Labels:          e.Labels,
-		Addresses:       []string{e.Address},
-		ServicePortName: e.PortName,
-		EndpointPort:    uint32(e.Port),
-		ServiceAccount:  e.ServiceAccount,
-		Namespace:       e.Namespace,
-		HostName:        e.HostName,
-		SubDomain:       e.SubDomain,
-		TLSMode:         model.GetTLSModeFromEndpointLabels(e.Labels),
-	}
+	out := newEndpoint(e.Address)
+	out.Labels = e.Labels
+	out.ServicePortName = e.PortName
+	out.EndpointPort = uint32(e.Port)
+	out.ServiceAccount = e.ServiceAccount
+	out.Namespace = e.Namespace
+	out.HostName = e.HostName
+	out.SubDomain = e.SubDomain
+	out.TLSMode = model.GetTLSModeFromEndpointLabels(e.Labels)
+	return out
 }
 
 // targets are the ports of a proxy's own workload: of several ports of a Service that lead to one port and protocol, the first.
@@ -98,6 +99,9 @@ func (r *registry) targets(w *contract.World, p contract.Proxy) []model.ServiceT
 	}
 	return out
 }
+
+// locate tells a proxy which Services are its own.
+func locate(proxy *model.Proxy, d model.ServiceDiscovery) { proxy.SetServiceTargets(d) }
 
 // Services returns a fresh list: InitContext sorts it.
 func (r *registry) Services() []*model.Service {

@@ -4,48 +4,40 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	security "istio.io/api/security/v1beta1"
 	"istio.io/istio/pilot/pkg/config/kube/crd"
-	"istio.io/istio/pilot/pkg/config/memory"
 	"istio.io/istio/pilot/pkg/model"
-	"istio.io/istio/pilot/pkg/networking/core"
 	"istio.io/istio/pkg/cluster"
 	"istio.io/istio/pkg/config/mesh"
-	"istio.io/istio/pkg/config/mesh/meshwatcher"
-	"istio.io/istio/pkg/config/schema/collections"
 	_ "istio.io/istio/pkg/config/xds" // all of Envoy's messages, for what EnvoyFilters name
-	"istio.io/istio/pkg/log"
 	"postern.dev/postern/translator/contract"
 )
 
 const (
 	clusterID    = cluster.ID("Kubernetes") // the name of istiod's own cluster
 	domainSuffix = "cluster.local"
-	proxyVersion = "1.31.0"
 )
 
 // translate builds what istiod builds, in istiod's order, without its server.
 func translate(w *contract.World) ([]contract.ProxyConfig, error) {
-	for _, scope := range log.Scopes() {
-		scope.SetOutputLevel(log.NoneLevel)
-	}
+	silence()
 	stop := make(chan struct{})
 	defer close(stop)
-	env, err := environment(w, stop)
+	env, err := newEnvironment(w, meshOf(w), stop)
 	if err != nil {
 		return nil, err
 	}
-	push := model.NewPushContext()
-	push.InitContext(env, nil, nil)
-	env.SetPushContext(push)
-	generator := core.NewConfigGenerator(&model.DisabledCache{})
+	push, err := newPush(env)
+	if err != nil {
+		return nil, fmt.Errorf("push context: %w", err)
+	}
+	g := newGenerator()
 	var out []contract.ProxyConfig
 	for _, p := range w.Proxies {
-		config, err := generate(generator, introduce(p, env), push)
+		config, err := generate(g, introduce(p, env, push), push)
 		if err != nil {
 			return nil, fmt.Errorf("proxy %s: %w", p.Name, err)
 		}
@@ -53,38 +45,6 @@ func translate(w *contract.World) ([]contract.ProxyConfig, error) {
 		out = append(out, config)
 	}
 	return out, nil
-}
-
-// environment is istiod's view of the cluster.
-func environment(w *contract.World, stop chan struct{}) (*model.Environment, error) {
-	m := meshOf(w)
-	store := memory.NewController(memory.MakeSkipValidation(collections.PilotGatewayAPI()))
-	for _, o := range w.Configs {
-		if err := create(store, o); err != nil {
-			w.Reject(o, err)
-		}
-	}
-	env := model.NewEnvironment()
-	updater := model.NewEndpointIndexUpdater(env.EndpointIndex)
-	env.Watcher = meshwatcher.NewTestWatcher(m) // in spite of its name the one that takes a fixed configuration
-	env.NetworksWatcher = meshwatcher.NewFixedNetworksWatcher(nil)
-	env.ServiceDiscovery = newRegistry(w, m.TrustDomain, updater)
-	env.ConfigStore = store
-	env.VirtualServiceController = model.NewVirtualServiceController(store, model.VSControllerOptions{}, env.Watcher)
-	env.Init()
-	if err := env.InitNetworksManager(updater); err != nil {
-		return nil, err
-	}
-	go store.Run(stop)
-	go env.VirtualServiceController.Run(stop)
-	deadline := time.Now().Add(time.Minute)
-	for !store.HasSynced() || !env.VirtualServiceController.HasSynced() {
-		if time.Now().After(deadline) {
-			return nil, errors.New("istio's stores did not settle within a minute")
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return env, nil
 }
 
 func meshOf(w *contract.World) *meshconfig.MeshConfig {
@@ -102,8 +62,17 @@ func meshOf(w *contract.World) *meshconfig.MeshConfig {
 	return m
 }
 
+// fill puts the objects into istiod's store.
+func fill(store model.ConfigStore, w *contract.World) {
+	for _, o := range w.Configs {
+		if err := create(store, w, o); err != nil {
+			w.Reject(o, err)
+		}
+	}
+}
+
 // create parses one object, validates it as Istio's webhook does, and stores it.
-func create(store model.ConfigStore, o contract.Object) error {
+func create(store model.ConfigStore, w *contract.World, o contract.Object) error {
 	configs, _, err := crd.ParseInputs(string(o.Raw))
 	if err != nil {
 		return err
@@ -114,8 +83,11 @@ func create(store model.ConfigStore, o contract.Object) error {
 	configs[0].Domain = domainSuffix // ParseInputs leaves it empty, and a short host name would not become a Service's
 	if auth, ok := configs[0].Spec.(*security.RequestAuthentication); ok {
 		for i, rule := range auth.JwtRules {
-			if rule.Jwks == "" {
-				return contract.NoKeys(i, rule.Issuer)
+			if rule.Jwks != "" {
+				continue
+			}
+			if rule.Jwks, err = w.Keys(o, i, rule.JwksUri, rule.Issuer, fallbackKeys); err != nil {
+				return err
 			}
 		}
 	}
@@ -124,7 +96,7 @@ func create(store model.ConfigStore, o contract.Object) error {
 }
 
 // introduce makes the proxy that istiod would make of an Envoy's first request.
-func introduce(p contract.Proxy, env *model.Environment) *model.Proxy {
+func introduce(p contract.Proxy, env *model.Environment, push *model.PushContext) *model.Proxy {
 	proxy := &model.Proxy{
 		Type:            model.NodeType(p.Type),
 		ID:              p.Name,
@@ -141,15 +113,15 @@ func introduce(p contract.Proxy, env *model.Environment) *model.Proxy {
 			ClusterID:      clusterID,
 		},
 	}
-	proxy.SetSidecarScope(env.PushContext())
-	proxy.SetServiceTargets(env.ServiceDiscovery)
-	proxy.SetGatewaysForProxy(env.PushContext())
+	proxy.SetSidecarScope(push)
+	locate(proxy, env.ServiceDiscovery)
+	proxy.SetGatewaysForProxy(push)
 	proxy.DiscoverIPMode()
 	return proxy
 }
 
 // generate asks for listeners, the routes they name, and clusters.
-func generate(g *core.ConfigGeneratorImpl, proxy *model.Proxy, push *model.PushContext) (contract.ProxyConfig, error) {
+func generate(g *generator, proxy *model.Proxy, push *model.PushContext) (contract.ProxyConfig, error) {
 	var out contract.ProxyConfig
 	var resources []contract.Resource
 	for _, l := range g.BuildListeners(proxy, push) {
@@ -167,7 +139,7 @@ func generate(g *core.ConfigGeneratorImpl, proxy *model.Proxy, push *model.PushC
 	if err != nil {
 		return out, err
 	}
-	req := &model.PushRequest{Push: push, Forced: true}
+	req := &model.PushRequest{Push: push}
 	routes, _ := g.BuildHTTPRoutes(proxy, req, names)
 	if out.Routes, err = unpack(routes); err != nil {
 		return out, err

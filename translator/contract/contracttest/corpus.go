@@ -63,51 +63,6 @@ func Objects(t *testing.T, toJSON ToJSON, stream string) []json.RawMessage {
 	return out
 }
 
-// Golden is what an Istio version made of a release for one proxy, written by another program than the translators.
-type Golden struct {
-	Istio     string            `json:"istio"`
-	Listeners []json.RawMessage `json:"listeners"`
-	Routes    []json.RawMessage `json:"routes"`
-	Clusters  []string          `json:"clusters"` // names only
-	Proxy     struct {
-		Name      string            `json:"name"`
-		Namespace string            `json:"namespace"`
-		Type      string            `json:"type"`
-		Address   string            `json:"address"`
-		Labels    map[string]string `json:"labels"`
-	} `json:"proxy"`
-}
-
-// Goldens reads those of a release and version. Call Release first: it skips.
-func Goldens(t *testing.T, release, version string) []Golden {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(corpus, release, "translated", "istio-"+version+"-*.json"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("release %s: got %d goldens of istio %s (%v), want some", release, len(files), version, err)
-	}
-	var out []Golden
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var g Golden
-		if err := json.Unmarshal(b, &g); err != nil {
-			t.Fatalf("%s: %v", f, err)
-		}
-		out = append(out, g)
-	}
-	return out
-}
-
-// AsProxy is the proxy a golden was made for.
-func (g Golden) AsProxy() contract.Proxy {
-	return contract.Proxy{
-		Name: g.Proxy.Name, Type: g.Proxy.Type, Namespace: g.Proxy.Namespace,
-		Labels: g.Proxy.Labels, Addresses: []string{g.Proxy.Address},
-	}
-}
-
 // IngressGateway is Kubeflow's gateway.
 func IngressGateway() contract.Proxy {
 	return contract.Proxy{
@@ -121,7 +76,13 @@ func IngressGateway() contract.Proxy {
 // Translate runs a line and fails the test if it does.
 func Translate(t *testing.T, line contract.Line, objects []json.RawMessage, proxies ...contract.Proxy) contract.Response {
 	t.Helper()
-	b, err := line.Run(&contract.Request{Objects: objects, Proxies: proxies})
+	return TranslateRequest(t, line, contract.Request{Objects: objects, Proxies: proxies})
+}
+
+// TranslateRequest is Translate with all that can be asked.
+func TranslateRequest(t *testing.T, line contract.Line, req contract.Request) contract.Response {
+	t.Helper()
+	b, err := line.Run(&req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,78 +91,4 @@ func Translate(t *testing.T, line contract.Line, objects []json.RawMessage, prox
 		t.Fatal(err)
 	}
 	return out
-}
-
-// Equal compares two protos in JSON, whatever their white space and order of keys.
-func Equal(t *testing.T, what string, got, want json.RawMessage) {
-	t.Helper()
-	g, w := canonical(t, got), canonical(t, want)
-	if g == w {
-		return
-	}
-	i := 0
-	for i < len(g) && i < len(w) && g[i] == w[i] {
-		i++
-	}
-	t.Errorf("%s: differs at byte %d:\n got %s\nwant %s", what, i, around(g, i), around(w, i))
-}
-
-func canonical(t *testing.T, b json.RawMessage) string {
-	t.Helper()
-	sorted, err := contract.Sorted([]contract.Resource{{JSON: b}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(sorted[0])
-}
-
-func around(s string, i int) string {
-	from, to := i-100, i+100
-	if from < 0 {
-		from = 0
-	}
-	if to > len(s) {
-		to = len(s)
-	}
-	return s[from:to]
-}
-
-// Filters are the names of the HTTP filters of a proxy's listener on a port, in order.
-func Filters(t *testing.T, c contract.ProxyConfig, port int) []string {
-	t.Helper()
-	for _, l := range c.Listeners {
-		var read struct {
-			Address struct {
-				SocketAddress struct {
-					PortValue int `json:"portValue"`
-				} `json:"socketAddress"`
-			} `json:"address"`
-			FilterChains []struct {
-				Filters []struct {
-					TypedConfig struct {
-						HTTPFilters []struct {
-							Name string `json:"name"`
-						} `json:"httpFilters"`
-					} `json:"typedConfig"`
-				} `json:"filters"`
-			} `json:"filterChains"`
-		}
-		if err := json.Unmarshal(l, &read); err != nil {
-			t.Fatal(err)
-		}
-		if read.Address.SocketAddress.PortValue != port {
-			continue
-		}
-		var out []string
-		for _, chain := range read.FilterChains {
-			for _, filter := range chain.Filters {
-				for _, h := range filter.TypedConfig.HTTPFilters {
-					out = append(out, h.Name)
-				}
-			}
-		}
-		return out
-	}
-	t.Fatalf("proxy %s: no listener on port %d", c.Name, port)
-	return nil
 }

@@ -165,8 +165,6 @@ var refusals = []struct{ name, yaml, message string }{
 	{"a version that no Istio has", `{apiVersion: networking.istio.io/v9, kind: VirtualService, metadata: {name: x, namespace: app}, spec: {hosts: [a.b]}}`, "has no networking.istio.io/v9 VirtualService"},
 	{"what Istio's validation refuses", `{apiVersion: networking.istio.io/v1beta1, kind: VirtualService, metadata: {name: x, namespace: app}, spec: {hosts: ['a b'], http: [{route: [{destination: {host: x}}]}]}}`, "configuration is invalid"},
 	{"what Istio cannot parse", `{apiVersion: networking.istio.io/v1beta1, kind: VirtualService, metadata: {name: x, namespace: app}, spec: {hosts: 7}}`, "cannot parse proto message"},
-	{"keys that would be fetched", `{apiVersion: security.istio.io/v1beta1, kind: RequestAuthentication, metadata: {name: x, namespace: app}, spec: {jwtRules: [{issuer: https://a.b, jwksUri: https://127.0.0.1:1/keys}]}}`, "no inline jwks"},
-	{"keys that would be discovered", `{apiVersion: security.istio.io/v1beta1, kind: RequestAuthentication, metadata: {name: x, namespace: istio-system}, spec: {jwtRules: [{issuer: https://127.0.0.1:1}]}}`, "no inline jwks"},
 	{"a second of the same name", `{apiVersion: networking.istio.io/v1beta1, kind: Sidecar, metadata: {name: default, namespace: app}}`, "given twice"},
 	{"a Service of wrong shape", `{apiVersion: v1, kind: Service, metadata: {name: x, namespace: app}, spec: {ports: 7}}`, "cannot unmarshal"},
 	{"a target port that no container has", `{apiVersion: v1, kind: Service, metadata: {name: x, namespace: istio-system}, spec: {selector: {istio: ingressgateway}, ports: [{port: 9, targetPort: nope}]}}`, `targetPort "nope"`},
@@ -181,8 +179,8 @@ func Suite(t *testing.T, line contract.Line, toJSON ToJSON) {
 	}
 	t.Run("reads all of the world", func(t *testing.T) {
 		got := Translate(t, line, objects, IngressGateway(), shop)
-		if len(got.Rejected) != 0 {
-			t.Errorf("got rejected %+v, want none", got.Rejected)
+		if len(got.Rejected) != 0 || len(got.Warnings) != 0 {
+			t.Errorf("got rejected %+v and warnings %+v, want none", got.Rejected, got.Warnings)
 		}
 		if got.Istio != line.Version || len(got.Proxies) != 2 {
 			t.Fatalf("got istio %q and %d proxies, want %q and 2", got.Istio, len(got.Proxies), line.Version)
@@ -204,6 +202,7 @@ func Suite(t *testing.T, line contract.Line, toJSON ToJSON) {
 			}
 		})
 	}
+	t.Run("keys", func(t *testing.T) { testKeys(t, line, toJSON) })
 	t.Run("rejects a bad mesh configuration", func(t *testing.T) {
 		bad := Objects(t, toJSON, `{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'trustDomain: [1'}}`)
 		got := Translate(t, line, bad, IngressGateway())
@@ -211,6 +210,83 @@ func Suite(t *testing.T, line contract.Line, toJSON ToJSON) {
 			t.Errorf("got rejected %+v, want the ConfigMap", got.Rejected)
 		}
 	})
+}
+
+// noKeys has rules whose keys istiod would fetch: from where they lie, by asking the issuer, and one that needs no fetching. A rule that
+// reached Istio without keys would be a nil pointer there: the translators have no fetcher.
+const noKeys = `
+apiVersion: v1
+kind: Service
+metadata: {name: istio-ingressgateway, namespace: istio-system}
+spec: {selector: {istio: ingressgateway}, ports: [{name: http2, port: 80, targetPort: 8080}]}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: Gateway
+metadata: {name: gateway, namespace: app}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
+---
+apiVersion: security.istio.io/v1beta1
+kind: RequestAuthentication
+metadata: {name: fetch, namespace: istio-system}
+spec:
+  jwtRules:
+  - {issuer: https://uri.example.org, jwksUri: https://127.0.0.1:1/keys}
+  - {issuer: https://127.0.0.1:1}
+  - {issuer: https://inline.example.org, jwks: '{"keys":[{"kty":"RSA","e":"AQAB","kid":"inline","n":"xAE7eB6qugXyCAG3yhh7pkDkT65pHymX"}]}'}
+`
+
+// testKeys: a rule without keys gets the caller's, or this Istio's own placeholder and a warning. No private member is ever passed on.
+func testKeys(t *testing.T, line contract.Line, toJSON ToJSON) {
+	objects := Objects(t, toJSON, noKeys)
+	key := func(kid string) string {
+		return `{"keys":[{"kty":"RSA","e":"AQAB","kid":"` + kid + `","n":"xAE7eB6qugXyCAG3yhh7pkDkT65pHymX"}]}`
+	}
+	uri, issuer := "https://127.0.0.1:1/keys", "https://127.0.0.1:1"
+	for _, tt := range []struct {
+		name   string
+		given  map[string]string
+		kids   []string
+		warned []string // the rules
+	}{
+		{"none given", nil, []string{"inline"}, []string{"jwtRules[0]", "jwtRules[1]"}},
+		{"by jwksUri", map[string]string{uri: key("given")}, []string{"given", "inline"}, []string{"jwtRules[1]"}},
+		{"by issuer, where there is no jwksUri", map[string]string{issuer: key("given")}, []string{"given", "inline"}, []string{"jwtRules[0]"}},
+		{"by issuer, where there is a jwksUri", map[string]string{"https://uri.example.org": key("given")}, []string{"inline"}, []string{"jwtRules[0]", "jwtRules[1]"}},
+		{"both", map[string]string{uri: key("one"), issuer: key("two")}, []string{"one", "two", "inline"}, nil},
+		{"inline keys stay", map[string]string{"https://inline.example.org": key("given")}, []string{"inline"}, []string{"jwtRules[0]", "jwtRules[1]"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out := TranslateRequest(t, line, contract.Request{Objects: objects, Proxies: []contract.Proxy{IngressGateway()}, JWKS: tt.given})
+			if len(out.Rejected) != 0 {
+				t.Errorf("got rejected %+v, want none", out.Rejected)
+			}
+			all := text(out.Proxies[0])
+			for _, kid := range []string{"given", "one", "two", "inline"} {
+				want := false
+				for _, k := range tt.kids {
+					want = want || k == kid
+				}
+				if got := strings.Contains(all, `\"kid\":\"`+kid+`\"`); got != want {
+					t.Errorf("got key %s in force: %v, want %v", kid, got, want)
+				}
+			}
+			for _, member := range []string{`\"d\"`, `\"p\"`, `\"qi\"`} {
+				if strings.Contains(all, member) {
+					t.Errorf("got a private member %s, want none", member)
+				}
+			}
+			var warned []string
+			for _, w := range out.Warnings {
+				if w.Kind != "RequestAuthentication" || w.Namespace != "istio-system" || w.Name != "fetch" || !strings.Contains(w.Message, "nothing is fetched") {
+					t.Errorf("got warning %+v, want it to name RequestAuthentication istio-system/fetch and what is missing", w)
+				}
+				warned = append(warned, w.Message[strings.Index(w.Message, "jwtRules"):strings.Index(w.Message, ":")])
+			}
+			if strings.Join(warned, " ") != strings.Join(tt.warned, " ") {
+				t.Errorf("got warnings for %q, want %q", warned, tt.warned)
+			}
+		})
+	}
 }
 
 func sameBytes(t *testing.T, line contract.Line, objects []json.RawMessage, proxies ...contract.Proxy) {

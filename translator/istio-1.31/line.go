@@ -1,0 +1,81 @@
+// Command istio-1.31 translates Kubernetes and Istio objects into Envoy configuration, as a development version of istiod 1.31 does.
+// See translator/README.md.
+package main
+
+import (
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	meshconfig "istio.io/api/mesh/v1alpha1"
+	"istio.io/istio/pilot/pkg/config/memory"
+	"istio.io/istio/pilot/pkg/model"
+	"istio.io/istio/pilot/pkg/networking/core"
+	"istio.io/istio/pilot/pkg/serviceregistry/kube"
+	"istio.io/istio/pkg/config/mesh/meshwatcher"
+	"istio.io/istio/pkg/config/schema/collections"
+	"istio.io/istio/pkg/log"
+	"postern.dev/postern/translator/contract"
+)
+
+const (
+	// version is how Istio names its own builds between releases; the commit is the one go.mod pins.
+	version      = "1.31-alpha.eed52ebb66ad"
+	proxyVersion = "1.31.0"
+)
+
+func silence() {
+	for _, scope := range log.Scopes() {
+		scope.SetOutputLevel(log.NoneLevel)
+	}
+}
+
+// newEnvironment is istiod's view of the cluster.
+func newEnvironment(w *contract.World, m *meshconfig.MeshConfig, stop chan struct{}) (*model.Environment, error) {
+	store := memory.NewController(memory.MakeSkipValidation(collections.PilotGatewayAPI()))
+	fill(store, w)
+	env := model.NewEnvironment()
+	updater := model.NewEndpointIndexUpdater(env.EndpointIndex)
+	env.Watcher = meshwatcher.NewTestWatcher(m) // in spite of its name the one that takes a fixed configuration
+	env.NetworksWatcher = meshwatcher.NewFixedNetworksWatcher(nil)
+	env.ServiceDiscovery = newRegistry(w, m, updater)
+	env.ConfigStore = store
+	env.VirtualServiceController = model.NewVirtualServiceController(store, model.VSControllerOptions{}, env.Watcher)
+	env.Init()
+	if err := env.InitNetworksManager(updater); err != nil {
+		return nil, err
+	}
+	go store.Run(stop)
+	go env.VirtualServiceController.Run(stop)
+	deadline := time.Now().Add(time.Minute)
+	for !store.HasSynced() || !env.VirtualServiceController.HasSynced() {
+		if time.Now().After(deadline) {
+			return nil, errors.New("istio's stores did not settle within a minute")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return env, nil
+}
+
+func newPush(env *model.Environment) (*model.PushContext, error) {
+	push := model.NewPushContext()
+	push.InitContext(env, nil, nil)
+	env.SetPushContext(push)
+	return push, nil
+}
+
+type generator = core.ConfigGeneratorImpl
+
+func newGenerator() *generator { return core.NewConfigGenerator(&model.DisabledCache{}) }
+
+// fallbackKeys are what istiod puts in while it cannot fetch keys.
+func fallbackKeys(string) string { return model.PublicOnlyJwks }
+
+func newService(w *contract.World, s corev1.Service, m *meshconfig.MeshConfig) *model.Service {
+	return kube.ConvertService(s, w.Annotations(s.Namespace), domainSuffix, clusterID, m.TrustDomain)
+}
+
+func newEndpoint(address string) *model.IstioEndpoint {
+	return &model.IstioEndpoint{Addresses: []string{address}}
+}
