@@ -25,7 +25,8 @@ type explainFlags struct {
 	from, door, method    string
 	headers               []string
 	session, authz        string
-	istio, dump           string
+	istio                 istioFlags
+	dump                  string
 	output, requests, url string
 }
 
@@ -44,6 +45,10 @@ pod's call goes where the URL's host leads it; from outside it comes in at a
 gateway's door (--door, default kubeflow/kubeflow-gateway). The URL's path is
 taken as it is written (like curl --path-as-is).
 
+Nothing is fetched: for a RequestAuthentication without inline keys give the
+issuer's (--jwks ISSUER=FILE). Without them a placeholder stands in, as in an
+istiod that cannot fetch, and an answer that depends on it has a warning.
+
 What the login answers: nothing said means nobody's session, as that login
 answers it; --session USER a logged-in person; --authz STATUS[,header=value...]
 any answer of it (posternd asks the login whose session a call shows, so state a
@@ -55,7 +60,7 @@ is unknown and says what is missing.
   {"outcome":"forwarded|refused|redirected|answered|unknown","status":N,
    "backend":"NS/SERVICE:PORT","host":"...","path":"...","headers":[[k,v]],
    "by":{"kind","namespace","name","rule","file","line"},"why":[...],
-   "nearest":[...],"assumed":[...],"hops":[{"kind","name","address","text",
+   "nearest":[...],"assumed":[...],"warnings":[...],"hops":[{"kind","name","address","text",
    "steps":[{"stage","text","by"}]}]}
 status is that of the gateway's own reply (0: a backend answers); headers are
 those that reached the backend, or the reply's; by is the object that decided.
@@ -103,7 +108,7 @@ func (f *explainFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVarP(&f.headers, "header", "H", nil, "a header of the call: `'NAME: VALUE'` (repeatable)")
 	c.Flags().StringVar(&f.session, "session", "", "the call carries the session of `USER`, logged in")
 	c.Flags().StringVar(&f.authz, "authz", "", "what the authorizer answers: `STATUS[,HEADER=VALUE...]`")
-	c.Flags().StringVar(&f.istio, "istio-version", "", "translate with this Istio: a `VERSION`, a line such as 1.17, or newest (default: istiod's in the manifests)")
+	f.istio.add(c)
 	c.Flags().StringVar(&f.dump, "config-dump", "", "a live gateway's config_dump in `FILE` (- for standard input) in place of a translation")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "`FORMAT` of the answer: json (default: text)")
 	c.Flags().StringVar(&f.requests, "requests", "", "explain the calls of `FILE` (- for standard input), one JSON object a line")
@@ -205,8 +210,8 @@ func (f *explainFlags) system(ctx context.Context, s streams) (*explain.System, 
 		return nil, err
 	}
 	if f.dump != "" {
-		if f.istio != "" {
-			return nil, errors.New("--istio-version translates manifests: a config_dump is translated already")
+		if f.istio.given() {
+			return nil, errors.New("--istio-version, --istio-nearest and --jwks are about translating manifests: a config_dump is translated already, and holds the keys")
 		}
 		in, done, err := openOr(f.dump, s.in)
 		if err != nil {
@@ -223,9 +228,13 @@ func (f *explainFlags) system(ctx context.Context, s streams) (*explain.System, 
 	if err != nil {
 		return nil, err
 	}
-	w, err := world.Build(ctx, set, world.Options{Translate: translate.Options{Version: f.istio, Bundled: bundled, Progress: s.err}})
+	keys, err := f.istio.keys()
 	if err != nil {
 		return nil, err
+	}
+	w, err := world.Build(ctx, set, world.Options{JWKS: keys, Translate: translate.Options{Version: f.istio.version, Nearest: f.istio.nearest, Bundled: bundled, Progress: s.err}})
+	if err != nil {
+		return nil, hintNearest(err)
 	}
 	return explain.New(w)
 }

@@ -20,7 +20,8 @@ const drainTime = 10 * time.Second
 type upFlags struct {
 	systemFlags
 	files             []string
-	listen, istio     string
+	listen            string
+	istio             istioFlags
 	port, localPort   int
 	hasPort, hasLocal bool // whether the port was asked for
 }
@@ -55,7 +56,7 @@ good, not at all when they are not. Ctrl-C ends it.`,
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1", "`ADDRESS` the doors listen on")
 	c.Flags().IntVar(&f.port, "port", 8080, "port of gateway kubeflow/kubeflow-gateway; taken is an error when given, else the next free one")
 	c.Flags().IntVar(&f.localPort, "local-port", 8081, "port of gateway knative-serving/knative-local-gateway; likewise")
-	c.Flags().StringVar(&f.istio, "istio-version", "", "translate with this Istio: a `VERSION`, a line such as 1.17, or newest (default: istiod's in the manifests)")
+	f.istio.add(c)
 	return c
 }
 
@@ -76,7 +77,10 @@ func (f *upFlags) run(ctx context.Context, s streams) error {
 	}
 	defer cleanup()
 	c.Listen = f.listen
-	c.Translate.Version = f.istio
+	c.Translate.Version, c.Translate.Nearest = f.istio.version, f.istio.nearest
+	if c.JWKS, err = f.istio.keys(); err != nil {
+		return err
+	}
 	c.Ports = map[string]int{}
 	if f.hasPort {
 		c.Ports["kubeflow/kubeflow-gateway"] = f.port
@@ -89,7 +93,7 @@ func (f *upFlags) run(ctx context.Context, s streams) error {
 		if ctx.Err() != nil {
 			return exit(0)
 		}
-		return err
+		return hintNearest(err)
 	}
 	if err := system.Announce(); err != nil {
 		s.say("postern exec will not find this system: %v", err)

@@ -223,6 +223,7 @@ type Step struct {
 	Text   string
 	Object string // the object that caused it, when known
 	Rule   string // the rule inside the object, when known
+	Issuer string // whose keys a token was held against, in jwt_authn
 }
 
 // Trace collects the steps of an evaluation. A nil *Trace collects nothing.

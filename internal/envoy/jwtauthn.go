@@ -242,6 +242,7 @@ func (f *jwtAuthn) verify(s *stream, p *provider) jwtStatus {
 		t, status := parseToken(text)
 		if status == jwtOK {
 			status = p.judge(t, s.env.Now)
+			f.traceToken(s, p, h.name, status)
 		}
 		if status != jwtOK {
 			return status
@@ -252,6 +253,16 @@ func (f *jwtAuthn) verify(s *stream, p *provider) jwtStatus {
 		return jwtMissing
 	}
 	return jwtOK
+}
+
+// traceToken says how a token was judged, and by whose keys, if it came to that.
+func (f *jwtAuthn) traceToken(s *stream, p *provider, header string, status jwtStatus) {
+	switch status {
+	case jwtOK:
+		s.trace.add(Step{Stage: f.name, Text: fmt.Sprintf("the token in %s is good: issuer %s signed it", header, p.issuer), Issuer: p.issuer})
+	case jwtNoKey, jwtBadSignature:
+		s.trace.add(Step{Stage: f.name, Text: fmt.Sprintf("the token in %s is not signed by a key of issuer %s: %s", header, p.issuer, status), Issuer: p.issuer})
+	}
 }
 
 // token is what follows the prefix, wherever that stands in the header

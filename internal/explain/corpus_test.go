@@ -1,9 +1,11 @@
 package explain_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,7 +32,7 @@ spec: {selector: {app: isvc-sklearn-predictor-00001}, ports: [{name: http2, port
 // release is a release with the goldens that Istio itself made of it, so that no
 // translator is needed, and a model; with sidecars the profile's namespace has
 // injection and the policy that Kubeflow 1.8 writes.
-func release(t *testing.T, name string, sidecars bool) *explain.System {
+func release(t *testing.T, name string, sidecars bool, change ...func(*world.World)) *explain.System {
 	t.Helper()
 	if _, err := os.Stat(filepath.Join(corpus, name)); err != nil {
 		t.Skipf("no corpus of real objects here: %v", err)
@@ -57,11 +59,42 @@ func release(t *testing.T, name string, sidecars bool) *explain.System {
 	for _, wl := range workloads {
 		w.Gateways = append(w.Gateways, golden(t, name, wl))
 	}
+	for _, c := range change {
+		c(w)
+	}
 	s, err := explain.New(w)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// TestPlaceholderKeys: an answer that depends on keys that are not known here
+// says so, and no other does. The goldens hold Istio's placeholder.
+func TestPlaceholderKeys(t *testing.T) {
+	const issuer, text = "http://dex.auth.svc.cluster.local:5556/dex", "the keys of the issuer are not known"
+	s := release(t, "v1.9.1", false, func(w *world.World) { w.Placeholders = map[string]string{issuer: text} })
+	token := func(iss, exp string) [2]string {
+		part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+		return [2]string{"authorization", "Bearer " + part(`{"alg":"RS256","kid":"k"}`) + "." + part(`{"iss":"`+iss+`","sub":"a","exp":`+exp+`}`) + "." + part("signature")}
+	}
+	for _, tt := range []struct {
+		name    string
+		headers [][2]string
+		authz   *explain.Authz
+		status  int
+		warned  bool
+	}{
+		{"a token of the issuer", [][2]string{token(issuer, "4000000000")}, nil, 401, true},
+		{"one that is expired whoever signed it", [][2]string{token(issuer, "1000000000")}, nil, 401, false},
+		{"one of another issuer", [][2]string{token("http://other", "4000000000")}, nil, 401, false},
+		{"none", nil, &explain.Authz{Status: 200}, 403, false},
+	} {
+		a := ask(t, s, explain.Call{URL: "http://localhost/pipeline", Headers: tt.headers, Authz: tt.authz})
+		if warned := slices.Contains(a.Warnings, text); a.Status != tt.status || warned != tt.warned {
+			t.Errorf("%s: got %d, warnings %q, want %d, warned: %v; why: %q", tt.name, a.Status, a.Warnings, tt.status, tt.warned, a.Why)
+		}
+	}
 }
 
 func golden(t *testing.T, release string, wl *topology.Workload) *world.Gateway {

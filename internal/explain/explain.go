@@ -26,6 +26,9 @@
 //	why      lines for a reader
 //	nearest  what would change a refusal
 //	assumed  what was taken for granted, such as a login's answer
+//	warnings why the cluster may answer otherwise: a translation by another Istio
+//	         line than its own, or keys of an issuer that are not known here and
+//	         that this answer depends on. Absent when there is no such reason.
 //	hops     [{"kind","name","address","text","steps"}], kind one of client, name,
 //	         proxy, pod; a step is {"stage","text","by"}
 package explain
@@ -82,7 +85,9 @@ type Answer struct {
 	Why     []string    `json:"why"`
 	Nearest []string    `json:"nearest,omitempty"`
 	Assumed []string    `json:"assumed,omitempty"`
-	Hops    []Hop       `json:"hops"`
+	// Warnings say why the cluster may answer otherwise.
+	Warnings []string `json:"warnings,omitempty"`
+	Hops     []Hop    `json:"hops"`
 }
 
 // By is an object and the rule inside it that caused something.
@@ -167,6 +172,9 @@ func (s *System) Istio() string { return s.world.Istio }
 func (s *System) Findings() []string {
 	out := slices.Clone(s.withoutEffect)
 	for _, note := range s.world.Notes {
+		if slices.Contains(s.world.Warnings, note) {
+			continue // in each answer
+		}
 		if !strings.HasSuffix(note, ": requests get 503") {
 			out = append(out, note)
 		}
@@ -190,7 +198,7 @@ func (s *System) Explain(ctx context.Context, c Call) (*Answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCall, err)
 	}
-	w := &walk{system: s, ctx: ctx, call: c, start: start, answer: &Answer{Headers: [][2]string{}, Why: []string{}}}
+	w := &walk{system: s, ctx: ctx, call: c, start: start, answer: &Answer{Headers: [][2]string{}, Why: []string{}, Warnings: slices.Clone(s.world.Warnings)}}
 	w.run()
 	return w.answer, nil
 }

@@ -11,6 +11,7 @@ import (
 func Write(out io.Writer, a *Answer) error {
 	var b strings.Builder
 	b.WriteString(a.headline() + "\n")
+	list(&b, "warning: the cluster may answer otherwise", a.Warnings)
 	list(&b, "why", a.Why)
 	list(&b, "nearest", a.Nearest)
 	list(&b, "assumed", a.Assumed)

@@ -56,6 +56,9 @@ func (v *visit) steps() {
 	routes := 0
 	for _, t := range v.trace.Steps {
 		step := Step{Stage: t.Stage, Text: t.Text, By: v.system().by(t.Object, t.Rule)}
+		if text, ok := v.system().world.Placeholders[t.Issuer]; ok {
+			v.walk.answer.Warnings = appendNew(v.walk.answer.Warnings, text)
+		}
 		switch {
 		case t.Stage == "route":
 			v.routeText = t.Rule

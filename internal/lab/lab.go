@@ -35,6 +35,8 @@ type Config struct {
 	Load func() (*manifest.Set, error)
 	// Translate says where Istio's translators and their answers are.
 	Translate translate.Options
+	// JWKS are key sets by issuer, for RequestAuthentications without inline keys.
+	JWKS map[string]string
 	// Listen is the address of the doors, default 127.0.0.1.
 	Listen string
 	// Ports are the ports of the doors by the name of their Gateway; a missing
@@ -118,7 +120,7 @@ func (s *System) load(ctx context.Context, old *running) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := world.Build(ctx, set, world.Options{Pods: s.config.podRange(), Translate: s.config.Translate})
+	w, err := world.Build(ctx, set, world.Options{Pods: s.config.podRange(), Translate: s.config.Translate, JWKS: s.config.JWKS})
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,9 @@ import (
 
 // knownLines are the lines there are translators for, oldest first: what is known without a checkout. A test compares it with translator/.
 var knownLines = []string{"1.17", "1.22", "1.26", "1.28", "1.31"}
+
+// ErrNoLine is that of a version for whose line there is no translator. Options.Nearest takes another line instead.
+var ErrNoLine = errors.New("there is no translator for")
 
 var (
 	versionForm = regexp.MustCompile(`^v?((?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*))(?:\.(?:0|[1-9][0-9]*))?(?:[-+][0-9A-Za-z.+-]+)?$`)
@@ -35,15 +39,26 @@ func lineOf(version string, known []string) (string, error) {
 		return "", fmt.Errorf("%w; there are translators for %s", err, strings.Join(known, ", "))
 	}
 	if !slices.Contains(known, line) {
-		return "", fmt.Errorf("there is no translator for istio %s, only for %s: "+
+		return "", fmt.Errorf("%w istio %s, only for %s: "+
 			"choose one of them or \"newest\", or add translator/istio-%s (translator/README.md says how)",
-			line, strings.Join(known, ", "), line)
+			ErrNoLine, line, strings.Join(known, ", "), line)
 	}
 	return line, nil
 }
 
-// nearest is the newest known line that is not newer than the one asked for, else the oldest known.
+// renamed is the first line in which EnvoyFilters no longer match by deprecated filter names: what older lines let log in, it lets pass
+// without. No nearest line is taken from across it (translator/README.md, "How lines differ", B).
+const renamed = "1.19"
+
+// nearest is the newest known line that is not newer than the one asked for, else the oldest known. For a line from 1.19 on, lines
+// before it do not count as long as there are others.
 func nearest(asked string, known []string) string {
+	if compareLines(asked, renamed) >= 0 {
+		after := slices.DeleteFunc(slices.Clone(known), func(line string) bool { return compareLines(line, renamed) < 0 })
+		if len(after) > 0 {
+			known = after
+		}
+	}
 	out := known[0]
 	for _, line := range known {
 		if compareLines(line, asked) <= 0 {

@@ -46,9 +46,10 @@ func TestLine(t *testing.T) {
 }
 
 func TestNearest(t *testing.T) {
-	known := []string{"1.9", "1.17", "1.31"}
+	known := []string{"1.9", "1.17", "1.22", "1.31"}
 	for asked, want := range map[string]string{
-		"1.8": "1.9", "0.31": "1.9", "1.10": "1.9", "1.16": "1.9", "1.18": "1.17", "1.30": "1.17", "1.32": "1.31", "2.0": "1.31",
+		"1.8": "1.9", "0.31": "1.9", "1.10": "1.9", "1.16": "1.9", "1.18": "1.17", "1.30": "1.22", "1.32": "1.31", "2.0": "1.31",
+		"1.19": "1.22", "1.21": "1.22", // 1.17 would say that a login is in force which is gone
 	} {
 		if got := nearest(asked, known); got != want {
 			t.Errorf("%s: got %s, want %s", asked, got, want)

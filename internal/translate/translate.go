@@ -86,8 +86,8 @@ type Options struct {
 	Checkout string    // the directory that holds translator/; empty: searched upward from the working directory
 	Progress io.Writer // what takes more than two seconds says so here; nil: nowhere
 
-	// Nearest takes another line where there is no translator for the one asked for: the newest that is not newer, else the oldest.
-	// Each answer then has a warning. Without it a missing line is an error.
+	// Nearest takes another line where there is no translator for the one asked for: the newest that is not newer, else the oldest,
+	// but none from across 1.19, where EnvoyFilters stop matching by deprecated names. Each answer then has a warning. Without it a missing line is an error.
 	Nearest bool
 }
 

@@ -193,8 +193,8 @@ func TestKeysAndWarnings(t *testing.T) {
 // TestNearestLine: only when asked for, with a warning in every answer, wherever the answer comes from, and in none of another question.
 func TestNearestLine(t *testing.T) {
 	b := newBench(t, "answers")
-	b.options.Version = "docker.io/istio/pilot:1.20.3"
-	if _, err := Translate(t.Context(), plain, b.options); err == nil || !strings.Contains(err.Error(), "there is no translator for istio 1.20") {
+	b.options.Version = "docker.io/istio/pilot:1.18.3"
+	if _, err := Translate(t.Context(), plain, b.options); err == nil || !strings.Contains(err.Error(), "there is no translator for istio 1.18") {
 		t.Errorf("got %v, want an error: nobody asked for the nearest", err)
 	}
 	b.options.Nearest = true
@@ -207,8 +207,8 @@ func TestNearestLine(t *testing.T) {
 			b.options.Bundled = fstest.MapFS{"plain.json": {Data: bundle}}
 		}
 		out := b.translate(plain)
-		if len(out.Warnings) != 1 || !strings.HasPrefix(out.Warnings[0].String(), "there is no translator for istio 1.20: this is what istio 1.17.5 makes of it") {
-			t.Errorf("%s: got warnings %v, want one that names 1.20 and 1.17.5", from, out.Warnings)
+		if len(out.Warnings) != 1 || !strings.HasPrefix(out.Warnings[0].String(), "there is no translator for istio 1.18: this is what istio 1.17.5 makes of it") {
+			t.Errorf("%s: got warnings %v, want one that names 1.18 and 1.17.5", from, out.Warnings)
 		}
 	}
 	b.wantRuns(1)

@@ -29,6 +29,12 @@ type World struct {
 	Gateways []*Gateway
 	// Notes are things about the manifests that their author should know.
 	Notes []string
+	// Warnings are why every answer may be another in the cluster, such as a
+	// translation by the nearest Istio line. They are among the Notes too.
+	Warnings []string
+	// Placeholders are the issuers whose keys are not known, with what is to be
+	// said of an answer that depends on them.
+	Placeholders map[string]string
 }
 
 // Gateway is one gateway workload's Envoy configuration.
@@ -45,6 +51,9 @@ type Options struct {
 	Pods netip.Prefix
 	// Translate says where Istio's translators and their answers are.
 	Translate translate.Options
+	// JWKS are key sets (RFC 7517) by issuer: what istiod would fetch for the
+	// RequestAuthentications without inline keys. Nothing is fetched.
+	JWKS map[string]string
 }
 
 // Build works the manifests out. An error names file, line and field where it
@@ -61,7 +70,7 @@ func Build(ctx context.Context, set *manifest.Set, o Options) (*World, error) {
 	if len(workloads) == 0 {
 		return nil, errors.New("no gateway: no Deployment's pods bear the labels that a Gateway of the manifests selects")
 	}
-	if err := w.translate(ctx, workloads, o.Translate); err != nil {
+	if err := w.translate(ctx, workloads, o); err != nil {
 		return nil, err
 	}
 	w.missingServices()
@@ -85,22 +94,34 @@ func Read(set *manifest.Set, o Options) (*World, error) {
 }
 
 // translate asks Istio for the configuration of each gateway workload.
-func (w *World) translate(ctx context.Context, workloads []*topology.Workload, o translate.Options) error {
-	if o.Version == "" {
-		o.Version = w.istiod()
+func (w *World) translate(ctx context.Context, workloads []*topology.Workload, o Options) error {
+	if o.Translate.Version == "" {
+		o.Translate.Version = w.istiod()
 	}
-	if o.Version == "" {
-		o.Version = "newest"
-		w.Notes = append(w.Notes, "no istiod Deployment in the manifests: translated by the newest Istio (--istio-version chooses another)")
+	if o.Translate.Version == "" {
+		o.Translate.Version = "newest"
+		w.warn("no istiod Deployment in the manifests: translated by the newest Istio (--istio-version chooses another)")
 	}
-	out, err := translate.Translate(ctx, translationInput(w.Set, workloads), o)
+	in := translationInput(w.Set, workloads)
+	var err error
+	if in.JWKS, err = w.keys(o.JWKS); err != nil {
+		return err
+	}
+	out, err := translate.Translate(ctx, in, o.Translate)
 	if err != nil {
 		return err
 	}
 	w.Istio = out.Istio
 	for _, warning := range out.Warnings {
-		w.Notes = append(w.Notes, warning.String())
+		switch warning.Kind {
+		case "":
+			w.warn(warning.Message)
+		case "RequestAuthentication": // of placeholder keys, see Placeholders
+		default:
+			w.Notes = append(w.Notes, warning.String())
+		}
 	}
+	w.Notes = append(w.Notes, w.placeholders()...)
 	if err := w.rejected(out.Rejected); err != nil {
 		return err
 	}
@@ -123,6 +144,12 @@ func (w *World) translate(ctx context.Context, workloads []*topology.Workload, o
 		w.Gateways = append(w.Gateways, g)
 	}
 	return nil
+}
+
+// warn keeps what makes every answer doubtful.
+func (w *World) warn(text string) {
+	w.Warnings = append(w.Warnings, text)
+	w.Notes = append(w.Notes, text)
 }
 
 // istiod is the image of the manifests' istiod, "" without one.
