@@ -38,11 +38,14 @@ e2e: tools ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer 
 translators-test: ## the translators' own tests, each with its toolchain
 	sh translator/test.sh
 
-tools: $(TOOLS)/envoy/stamp $(TOOLS)/gotestsum chromium ## install what the tests need
+tools: $(TOOLS)/envoy/stamp $(TOOLS)/gotestsum $(TOOLS)/oauth2-proxy chromium ## install what the tests need
 	sh e2e/serving/setup.sh
 
 $(TOOLS)/gotestsum: go.mod
 	$(GO) build -o $@ gotest.tools/gotestsum
+
+$(TOOLS)/oauth2-proxy: e2e/oauth2proxy/go.mod
+	cd e2e/oauth2proxy && CGO_ENABLED=0 $(GO) build -o ../../$@ github.com/oauth2-proxy/oauth2-proxy/v7
 
 $(TOOLS)/envoy/stamp: Makefile
 	rm -rf $(TOOLS)/envoy && mkdir -p $(TOOLS)
