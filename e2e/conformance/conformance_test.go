@@ -145,6 +145,13 @@ func parse(t *testing.T, listeners, routes, clusters []json.RawMessage) envoy.Re
 	return r
 }
 
+// octet makes the loopback addresses this process's own, so that two runs may
+// stand beside each other; ours is how they begin.
+var (
+	octet = byte(68 + os.Getpid()%61)
+	ours  = fmt.Sprintf("127.%d", octet)
+)
+
 // pair is one configuration in both: the engine and a real Envoy with its peers.
 type pair struct {
 	proxy   *envoy.Proxy
@@ -228,7 +235,7 @@ func start(t *testing.T, c configuration, host byte) *pair {
 		t.Fatal(err)
 	}
 	w := &witness{upstream: map[string]message{}, checks: map[string]message{}, grpc: map[string]*authv3.CheckRequest{}}
-	p := &pair{proxy: proxy, witness: w, gateway: netip.AddrFrom4([4]byte{127, 67, host, 1}), client: netip.AddrFrom4([4]byte{127, 67, host, 2}),
+	p := &pair{proxy: proxy, witness: w, gateway: netip.AddrFrom4([4]byte{127, octet, host, 1}), client: netip.AddrFrom4([4]byte{127, octet, host, 2}),
 		coverage: coverage{routes: map[*envoy.RouteInfo]bool{}, outcomes: map[string]int{}}}
 	addrs := map[string]netip.AddrPort{}
 	for _, cl := range c.resources.Clusters {

@@ -181,7 +181,7 @@ func randomPolicy(r *rand.Rand, i int) map[string]any {
 		key := pick(r, []string{"ipBlocks", "notIpBlocks", "remoteIpBlocks", "principals", "notPrincipals", "namespaces", "requestPrincipals", "notRequestPrincipals"})
 		values := some(r, "cluster.local/ns/a/sa/b", "*")
 		if strings.Contains(strings.ToLower(key), "ipblocks") {
-			values = some(r, "127.67.0.0/16", "10.0.0.0/8", "127.67.101.2")
+			values = some(r, ours+".0.0/16", "10.0.0.0/8", ours+".101.2")
 		}
 		if key == "namespaces" {
 			values = some(r, "kubeflow", "team-*")
@@ -190,7 +190,7 @@ func randomPolicy(r *rand.Rand, i int) map[string]any {
 	}
 	if r.IntN(2) == 0 {
 		rule["when"] = []any{map[string]any{"key": pick(r, []string{"request.headers[x-foo]", "request.headers[x-tenant]", "destination.port", "source.ip", "request.auth.claims[iss]"}),
-			pick(r, []string{"values", "notValues"}): []any{pick(r, []string{"a", "*", "b*", "*a", "8080", "127.67.0.0/16"})}}}
+			pick(r, []string{"values", "notValues"}): []any{pick(r, []string{"a", "*", "b*", "*a", "8080", ours + ".0.0/16"})}}}
 	}
 	spec := map[string]any{"action": pick(r, []string{"ALLOW", "DENY", "DENY"}), "rules": []any{rule}, "selector": map[string]any{"matchLabels": map[string]any{"istio": "ingressgateway"}}}
 	return object("AuthorizationPolicy", "security.istio.io/v1beta1", "istio-system", i, spec)

@@ -28,8 +28,9 @@ import (
 	"postern.dev/postern/internal/world"
 )
 
-// podRange is not that of `postern up --envoy`: Envoys share a port that both listen on.
-const podRange = "127.67.0.0/16"
+// podRange is this process's own, so that tests may run beside each other and
+// beside `postern up --envoy`.
+var podRange = fmt.Sprintf("127.%d.0.0/16", 129+os.Getpid()%61)
 
 // system is the story's fourth state: a real Envoy, posternd as a process, and one
 // server that stands for every backend.

@@ -71,7 +71,8 @@ func Compile(r Resources) (*Proxy, error) {
 func compileListener(l *listenerv3.Listener, tables map[string]*routeTable, clusters map[string]bool) (*listener, error) {
 	c := &listener{name: l.Name}
 	extra := fieldsBut(l, "name", "address", "filter_chains", "access_log", "traffic_direction", "stat_prefix", "per_connection_buffer_limit_bytes",
-		"continue_on_listener_filters_timeout", "listener_filters_timeout", "enable_mptcp", "max_connections_to_accept_per_socket_event", "ignore_global_conn_limit")
+		"continue_on_listener_filters_timeout", "listener_filters_timeout", "enable_mptcp", "max_connections_to_accept_per_socket_event", "ignore_global_conn_limit",
+		"enable_reuse_port") // which of a process's threads accepts
 	if len(extra) > 0 || len(l.FilterChains) != 1 {
 		c.unknown = strings.Join(append(extra, fmt.Sprintf("%d filter chains", len(l.FilterChains))), ", ")
 		return c, nil

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"postern.dev/postern/internal/envoy"
 )
@@ -76,6 +77,8 @@ func listenersOf(r envoy.Resources, address netip.Addr) ([]any, error) {
 	for _, l := range r.Listeners {
 		n := proto.Clone(l).(*listenerv3.Listener)
 		n.Address = socket(address, l.GetAddress().GetSocketAddress().GetPortValue())
+		// Two Envoys on one address must be an error, not a share of the requests each.
+		n.EnableReusePort = wrapperspb.Bool(false)
 		n.AccessLog = nil
 		for _, chain := range n.FilterChains {
 			var kept []*listenerv3.Filter
