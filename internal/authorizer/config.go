@@ -107,6 +107,12 @@ type Delegate struct {
 	RequestHeaders []string `yaml:"requestHeaders"`
 	// ResponseHeaders of its 200 go to the backend. Default kubeflow-userid.
 	ResponseHeaders []string `yaml:"responseHeaders"`
+	// RefusalHeaders of any other answer go to the client, beside location and
+	// www-authenticate (Istio's headersToDownstreamOnDeny). Default: all.
+	RefusalHeaders []string `yaml:"refusalHeaders"`
+	// Skip is what it is not asked about, because the gateway never asked it: the
+	// conditions of the CUSTOM policy that Postern took the place of.
+	Skip Skip `yaml:"skip"`
 	// Timeout bounds one question. Default 1.5s: less than the 2s that the gateway
 	// waits for Postern.
 	Timeout time.Duration `yaml:"timeout"`
@@ -116,7 +122,8 @@ type Delegate struct {
 	// SessionLife is how long its answer is believed. Default 5s, at most 1m.
 	SessionLife time.Duration `yaml:"sessionLife"`
 	// UserHeader is the one of ResponseHeaders that names the person. Default
-	// kubeflow-userid.
+	// kubeflow-userid, which Postern sets to the same when it lets a person in
+	// itself (Identity.UserHeader).
 	UserHeader string `yaml:"userHeader"`
 	// GroupsHeader is the one with the person's groups. Default: none.
 	GroupsHeader string `yaml:"groupsHeader"`
@@ -124,6 +131,17 @@ type Delegate struct {
 	// them, and a request with none of them has no session. A last * stands for
 	// any rest.
 	Cookies []string `yaml:"cookies"`
+}
+
+// Skip are requests for people's pages that go on to the gateway's other policies
+// unasked, as they did before Postern. It weakens: whoever configures it must have
+// such policies there (Kubeflow since 1.9.1: istio-ingressgateway-require-jwt).
+// Models and applications with a rule of their own are judged whatever it says.
+type Skip struct {
+	// Headers: requests that have one of them (authorization).
+	Headers []string `yaml:"headers"`
+	// Paths: these, or what begins with them where they end in "/*".
+	Paths []string `yaml:"paths"`
 }
 
 // DefaultCookies are those of authservice, of oauth2-proxy by its own and by
@@ -134,6 +152,12 @@ func DefaultCookies() []string {
 
 // Identity are the headers that name a caller.
 type Identity struct {
+	// UserHeader names to a model or an application the person whom Postern let in
+	// itself. Default: the login's userHeader. Where the gateway's own filters make
+	// kubeflow-userid from a token (since Kubeflow 1.9), that is the one backends read.
+	UserHeader string `yaml:"userHeader"`
+	// GroupsHeader holds that person's groups. Default: the login's groupsHeader.
+	GroupsHeader string `yaml:"groupsHeader"`
 	// Headers are added to DefaultIdentity. A last * stands for any rest.
 	Headers []string `yaml:"headers"`
 }
@@ -160,7 +184,9 @@ func (c Config) withDefaults() Config {
 	if d.ResponseHeaders == nil {
 		d.ResponseHeaders = []string{"kubeflow-userid"}
 	}
-	d.RequestHeaders, d.ResponseHeaders = lower(d.RequestHeaders), lower(d.ResponseHeaders)
+	d.RequestHeaders, d.ResponseHeaders, d.Skip.Headers = lower(d.RequestHeaders), lower(d.ResponseHeaders), lower(d.Skip.Headers)
+	set(&c.Identity.UserHeader, d.UserHeader)
+	set(&c.Identity.GroupsHeader, d.GroupsHeader)
 	if d.Timeout == 0 {
 		d.Timeout = 1500 * time.Millisecond
 	}

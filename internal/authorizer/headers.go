@@ -29,9 +29,10 @@ type patterns struct {
 
 func newStripper(cfg Config) stripper {
 	identity := append([]string{}, cfg.Identity.Headers...)
-	identity = append(identity, cfg.Login.Delegate.UserHeader)
-	if g := cfg.Login.Delegate.GroupsHeader; g != "" {
-		identity = append(identity, g)
+	for _, h := range []string{cfg.Login.Delegate.UserHeader, cfg.Login.Delegate.GroupsHeader, cfg.Identity.UserHeader, cfg.Identity.GroupsHeader} {
+		if h != "" {
+			identity = append(identity, h)
+		}
 	}
 	secrets := []string{"authorization", "x-api-key", "x-auth-token"}
 	for _, h := range cfg.Login.Delegate.RequestHeaders {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"postern.dev/postern/internal/credential"
@@ -86,6 +87,33 @@ func (l *login) sessionRules() credential.SessionRules {
 		}
 	}
 	return r
+}
+
+// skips tells whether the login is not asked about a request for people's pages.
+// Its path is the one that the gateway normalised, as its policies see it.
+func (l *login) skips(req Request) bool {
+	for _, name := range l.rules.Skip.Headers {
+		if req.Headers.Has(name) {
+			return true
+		}
+	}
+	for _, p := range l.rules.Skip.Paths {
+		prefix, open := strings.CutSuffix(p, "*")
+		if req.Path == p || open && strings.HasPrefix(req.Path, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// passes tells whether a header of a refusal reaches the client. As with Envoy, a
+// list does not keep back the two without which the status says nothing
+// (ext_authz.proto, allowed_client_headers).
+func (l *login) passes(name string) bool {
+	if len(l.rules.RefusalHeaders) == 0 || name == "Location" || name == "Www-Authenticate" {
+		return true
+	}
+	return slices.ContainsFunc(l.rules.RefusalHeaders, func(h string) bool { return strings.EqualFold(h, name) })
 }
 
 // request asks about a request as it is.

@@ -194,8 +194,8 @@ func (a *Authorizer) admit(req Request, t territory.Territory, v Verdict, id ide
 	}
 	v.Set = append(v.Set, Header{callerHeader, id.caller.User}, Header{passportHeader, token})
 	if id.caller.Kind == access.Person {
-		v.Set = append(v.Set, Header{a.login.rules.UserHeader, id.caller.User})
-		if groups := a.login.rules.GroupsHeader; groups != "" {
+		v.Set = append(v.Set, Header{a.cfg.Identity.UserHeader, id.caller.User})
+		if groups := a.cfg.Identity.GroupsHeader; groups != "" {
 			v.Set = append(v.Set, Header{groups, strings.Join(peopleGroups(id.caller.Groups), ",")})
 		}
 	}
@@ -249,7 +249,7 @@ func (a *Authorizer) sendToLogin(ctx context.Context, req Request, t territory.T
 	case said.status == http.StatusOK:
 		return a.challenge(req, t, inCluster, id, CredentialRequired, id.caller.User+" has no rule with the verb "+verb+" on "+t.Resource.String())
 	}
-	v := loginRefuses(said)
+	v := a.loginRefuses(said)
 	v.Caller, v.Resource = id.caller, t.Resource
 	return v
 }

@@ -150,6 +150,11 @@ func (c Config) problems() []problem {
 			add(fmt.Sprintf("proxies[%d]", i), "no label")
 		}
 	}
+	for field, h := range map[string]string{"userHeader": c.Identity.UserHeader, "groupsHeader": c.Identity.GroupsHeader} {
+		if h != "" && (!httpguts.ValidHeaderFieldName(h) || strings.HasPrefix(dashed(h), "x-postern-")) {
+			add("identity."+field, "got %q, want a header's name, none of Postern's own", h)
+		}
+	}
 	for i, h := range c.Identity.Headers {
 		if name := strings.TrimSuffix(h, "*"); !httpguts.ValidHeaderFieldName(name) || strings.Contains(name, "*") {
 			add(fmt.Sprintf("identity.headers[%d]", i), "got %q, want a header's name, a last * for any rest", h)
@@ -194,7 +199,7 @@ func (d Delegate) problems(add func(field, format string, args ...any)) {
 	for _, list := range []struct {
 		field string
 		names []string
-	}{{"requestHeaders", d.RequestHeaders}, {"responseHeaders", d.ResponseHeaders}} {
+	}{{"requestHeaders", d.RequestHeaders}, {"responseHeaders", d.ResponseHeaders}, {"refusalHeaders", d.RefusalHeaders}, {"skip.headers", d.Skip.Headers}} {
 		for i, h := range list.names {
 			at := fmt.Sprintf("login.delegate.%s[%d]", list.field, i)
 			switch name := strings.ToLower(h); {
@@ -210,6 +215,11 @@ func (d Delegate) problems(add func(field, format string, args ...any)) {
 		field, name := h[0], h[1]
 		if name != "" && !slices.ContainsFunc(filled.ResponseHeaders, func(h string) bool { return strings.EqualFold(h, name) }) {
 			add("login.delegate."+field, "%s is not among the responseHeaders", name)
+		}
+	}
+	for i, p := range d.Skip.Paths {
+		if !strings.HasPrefix(p, "/") || strings.Contains(strings.TrimSuffix(p, "/*"), "*") || p == "/*" {
+			add(fmt.Sprintf("login.delegate.skip.paths[%d]", i), "got %q, want a path, or one that ends in \"/*\" for what begins with it", p)
 		}
 	}
 	for i, name := range d.Cookies {

@@ -24,12 +24,17 @@ func (a *Authorizer) people(ctx context.Context, req Request, t territory.Territ
 	if credential.HoldsKey(req.Headers) {
 		return a.refuse(req, http.StatusForbidden, WrongDoor, "API keys open models and applications that a rule opens, not this")
 	}
+	if a.login.skips(req) {
+		v := Verdict{Reason: LoginSkipped, How: ByLogin}
+		v.Remove = a.strip.names(req.Headers, a.strip.identity, nil)
+		return a.allow(v)
+	}
 	said, err := a.login.request(ctx, req)
 	if err != nil {
 		return a.unasked(req, err)
 	}
 	if said.status != http.StatusOK {
-		return loginRefuses(said)
+		return a.loginRefuses(said)
 	}
 	v := Verdict{Reason: LoginAllowed, How: ByLogin}
 	named := map[string]bool{}
@@ -65,8 +70,9 @@ func (a *Authorizer) unasked(req Request, err error) Verdict {
 
 // loginRefuses hands the login's answer to the client as it is: status, headers,
 // body. What belongs to the connection between Postern and the login stays
-// behind, and so does the length, which Envoy counts itself.
-func loginRefuses(said answer) Verdict {
+// behind, and so does the length, which Envoy counts itself; and what the gateway
+// did not pass on before (refusalHeaders).
+func (a *Authorizer) loginRefuses(said answer) Verdict {
 	v := Verdict{Reason: LoginRefused, How: ByLogin, Status: said.status, Body: said.body}
 	drop := map[string]bool{
 		"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Proxy-Authenticate": true, "Te": true,
@@ -78,7 +84,7 @@ func loginRefuses(said answer) Verdict {
 		}
 	}
 	for name, values := range said.header {
-		if drop[name] {
+		if drop[name] || !a.login.passes(name) {
 			continue
 		}
 		for _, value := range values {

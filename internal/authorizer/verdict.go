@@ -85,6 +85,7 @@ const (
 	PassportRequired   = "passport_required"   // another credential on the second hop
 	LoginAllowed       = "login_allowed"       // by the login that is there
 	LoginRefused       = "login_refused"       // likewise; its answer goes to the client
+	LoginSkipped       = "login_skipped"       // people's, and left to the gateway's other policies
 	NotAllowed         = "not_allowed"         // known, and no rule allows it
 	CredentialRequired = "credential_required" // nothing shown that a rule allows
 	LoginRequired      = "login_required"      // bound by nobody: behind login, and there is no session

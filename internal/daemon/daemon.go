@@ -16,9 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -147,7 +149,7 @@ func (d *Daemon) readKeys() error {
 
 // readManifests puts the objects that the directories hold now in force.
 func (d *Daemon) readManifests() error {
-	set, err := manifest.Files(d.config.Manifests.Dirs, nil)
+	set, err := manifest.FilesOfCluster(d.config.Manifests.Dirs)
 	if err != nil {
 		return err
 	}
@@ -158,12 +160,24 @@ func (d *Daemon) readManifests() error {
 	if err := errors.Join(snap.Map.Underived(), snap.APIKeys.Problems()); err != nil {
 		d.say("%v", err)
 	}
+	d.unread(set)
 	d.authorizer.Swap(snap)
 	d.metrics.swapped(set)
 	if !d.synced.Swap(true) {
 		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	}
 	return nil
+}
+
+// unread says which kinds are not read, once for each.
+func (d *Daemon) unread(set *manifest.Set) {
+	kinds := map[string]int{}
+	for _, o := range set.Unread() {
+		kinds[o.APIVersion+" "+o.Kind]++
+	}
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		d.say("%d of %s: not read, what they make of the gateways is the gateways' to do", kinds[kind], kind)
+	}
 }
 
 func (d *Daemon) servers() {

@@ -154,7 +154,7 @@ func (c *checker) mesh(cm *corev1.ConfigMap, doc *yaml.Node) {
 	c.errs = append(append(c.errs, sub.errs...), sub.unknown...)
 }
 
-// Unsupported is an error for an object of a group that concerns gateways and
+// unsupported is an error for an object of a group that concerns gateways and
 // of a kind that Postern does not read.
 func unsupported(o *Object) error {
 	if !concern[o.Group()] {

@@ -29,18 +29,17 @@ const (
 // not deeper, as kubectl apply -f does) and "-", standard input.
 func Files(names []string, stdin io.Reader) (*Set, error) {
 	l := &loader{}
-	for _, name := range names {
-		switch info, err := os.Stat(name); {
-		case name == "-":
-			l.read("-", stdin)
-		case err != nil:
-			l.errs = append(l.errs, err)
-		case info.IsDir():
-			l.dir(os.DirFS(name), ".", func(f string) string { return filepath.Join(name, filepath.FromSlash(f)) })
-		default:
-			l.file(os.DirFS(filepath.Dir(name)), filepath.Base(name), name)
-		}
-	}
+	l.names(names, stdin)
+	return l.set()
+}
+
+// FilesOfCluster is Files for a program that runs no gateway of its own: objects of
+// kinds that change what a gateway does and are not read here (ServiceEntry, HTTPRoute,
+// ServingRuntime, ...) are left out and named in Set.Unread, where Files refuses them.
+// The gateway does what they say, and the program learns of its routes from it.
+func FilesOfCluster(names []string) (*Set, error) {
+	l := &loader{leave: true}
+	l.names(names, nil)
 	return l.set()
 }
 
@@ -76,9 +75,26 @@ func Bytes(name string, data []byte) (*Set, error) {
 }
 
 type loader struct {
+	leave    bool // out what is not read and concerns gateways
 	objects  []*Object
+	unread   []*Object
 	warnings []error
 	errs     []error
+}
+
+func (l *loader) names(names []string, stdin io.Reader) {
+	for _, name := range names {
+		switch info, err := os.Stat(name); {
+		case name == "-":
+			l.read("-", stdin)
+		case err != nil:
+			l.errs = append(l.errs, err)
+		case info.IsDir():
+			l.dir(os.DirFS(name), ".", func(f string) string { return filepath.Join(name, filepath.FromSlash(f)) })
+		default:
+			l.file(os.DirFS(filepath.Dir(name)), filepath.Base(name), name)
+		}
+	}
 }
 
 func (l *loader) set() (*Set, error) {
@@ -86,7 +102,7 @@ func (l *loader) set() (*Set, error) {
 	if err := errors.Join(errors.Join(l.errs...), err); err != nil {
 		return nil, err
 	}
-	s.warnings = l.warnings
+	s.warnings, s.unread = l.warnings, l.unread
 	return s, nil
 }
 
@@ -205,7 +221,10 @@ func (l *loader) object(o *Object, n *yaml.Node) {
 	}
 	k, known := kinds[o.Group()+"/"+o.Kind]
 	if !known {
-		if err := unsupported(o); err != nil {
+		switch err := unsupported(o); {
+		case err != nil && l.leave && o.Group() != "apikeys.postern.dev":
+			l.unread = append(l.unread, o)
+		case err != nil:
 			l.errs = append(l.errs, err)
 		}
 		l.objects = append(l.objects, o)

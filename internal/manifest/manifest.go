@@ -97,6 +97,7 @@ type Set struct {
 	objects  []*Object
 	byKey    map[string]*Object
 	warnings []error
+	unread   []*Object
 }
 
 // New builds a Set. Two objects of one name are an error that names both places.
@@ -117,7 +118,7 @@ func New(objects ...*Object) (*Set, error) {
 // With is a new Set of s and the objects that s does not hold yet: an object
 // written by hand wins over a derived one of its name.
 func (s *Set) With(objects ...*Object) *Set {
-	n := &Set{byKey: make(map[string]*Object, len(s.objects)+len(objects)), warnings: s.warnings}
+	n := &Set{byKey: make(map[string]*Object, len(s.objects)+len(objects)), warnings: s.warnings, unread: s.unread}
 	for _, o := range append(append([]*Object{}, s.objects...), objects...) {
 		if _, ok := n.byKey[o.Key()]; !ok {
 			n.byKey[o.Key()] = o
@@ -130,6 +131,9 @@ func (s *Set) With(objects ...*Object) *Set {
 // Warnings are the things that are allowed and very likely not meant, such as
 // a field of an EnvoyFilter that Istio ignores.
 func (s *Set) Warnings() []error { return s.warnings }
+
+// Unread are the objects that FilesOfCluster left unread and that concern gateways.
+func (s *Set) Unread() []*Object { return s.unread }
 
 // All yields every object in the order it was read.
 func (s *Set) All() iter.Seq[*Object] {

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -158,4 +159,32 @@ func FuzzBytes(f *testing.F) {
 			t.Error("neither a set nor an error")
 		}
 	})
+}
+
+// A cluster has kinds that are not read here; posternd must not stop for them, and
+// must for one of its own that it does not know.
+func TestFilesOfCluster(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("a.yaml", "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x, namespace: n}\nspec: {hosts: [posternd.postern-system.svc.cluster.local]}\n---\n"+
+		"apiVersion: serving.kserve.io/v1alpha1\nkind: ServingRuntime\nmetadata: {name: r, namespace: n}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n")
+	s, err := FilesOfCluster([]string{dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.With().Unread(); len(got) != 2 || got[0].Kind != "ServiceEntry" || got[1].Kind != "ServingRuntime" {
+		t.Errorf("unread: got %v", got)
+	}
+	if _, err := Files([]string{dir}, nil); err == nil || !strings.Contains(err.Error(), "ServiceEntry is not supported yet") {
+		t.Errorf("Files: got %v, want an error for what a gateway needs", err)
+	}
+	write("b.yaml", "apiVersion: apikeys.postern.dev/v1\nkind: ApiKeyring\nmetadata: {name: x, namespace: n}\n")
+	if _, err := FilesOfCluster([]string{dir}); err == nil || !strings.Contains(err.Error(), "ApiKeyring is not supported yet") {
+		t.Errorf("a kind of its own: got %v, want an error", err)
+	}
 }

@@ -18,8 +18,9 @@
 //   - exportTo other than "*", the mesh's defaultVirtualServiceExportTo included.
 //   - Objects labelled istio.io/rev (another revision's) or annotated with
 //     internal.istio.io/...: they may or may not be at the door.
-//   - ServiceEntries: manifest refuses the kind. One that takes a Service's name
-//     could lead its destination elsewhere.
+//   - ServiceEntries. One that takes a Service's name does not lead its destination
+//     elsewhere: Istio prefers the Service (1.17 to 1.31: servicesByHostname in
+//     pilot/pkg/model/sidecar.go and push_context.go, against "domain squatting").
 //   - Delegates: what a delegating VirtualService leads to is not looked up.
 //   - The order in which Istio merges the routes of VirtualServices that share a
 //     host: when more than one of them matches, the request is refused.
