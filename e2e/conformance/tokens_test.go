@@ -40,10 +40,11 @@ func newMint(t *testing.T) *mint {
 	return m
 }
 
-// jwks holds the RSA key under a kid and an algorithm, the other one bare.
-func (m *mint) jwks(t *testing.T) string {
+// jwks holds the RSA key under a kid and an algorithm, the other one bare or under
+// its own.
+func (m *mint) jwks(t *testing.T, kid, algorithm string) string {
 	t.Helper()
-	data, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &m.rsa.PublicKey, KeyID: "one", Algorithm: "RS256"}, {Key: &m.ecdsa.PublicKey}}})
+	data, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &m.rsa.PublicKey, KeyID: "one", Algorithm: "RS256"}, {Key: &m.ecdsa.PublicKey, KeyID: kid, Algorithm: algorithm}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,11 +68,13 @@ type stream struct {
 	env                               Env
 	trace                             *Trace
 
-	routes  *routeTable
-	route   *route // the cached route
-	chosen  bool   // route holds the choice, nil for none
-	unknown string // why the last maybe was one
-	egress  bool   // the route's decorator goes to the upstream
+	routes   *routeTable
+	route    *route // the cached route
+	chosen   bool   // route holds the choice, nil for none
+	unknown  string // why the last maybe was one
+	listener *listener
+	at       int  // the place of the filter that is being run
+	egress   bool // the route's decorator goes to the upstream
 }
 
 // x-envoy-* headers that a request from outside may not carry

@@ -227,7 +227,10 @@ type Step struct {
 }
 
 // Trace collects the steps of an evaluation. A nil *Trace collects nothing.
-type Trace struct{ Steps []Step }
+type Trace struct {
+	Steps  []Step
+	Points []Point
+}
 
 func (t *Trace) add(s Step) {
 	if t != nil {

@@ -232,7 +232,7 @@ func (p *Proxy) Evaluate(req Request, env Env, trace *Trace) Outcome {
 	if l.unknown != "" {
 		return *unknown("listener " + l.name + ": " + l.unknown)
 	}
-	s := &stream{env: env, trace: trace, routes: l.routes}
+	s := &stream{env: env, trace: trace, routes: l.routes, listener: l}
 	o := l.conn.accept(req, s)
 	if o == nil {
 		o = l.run(s)
@@ -250,7 +250,8 @@ func (l *listener) run(s *stream) *Outcome {
 	if s.egress = l.conn.egress; s.egress && !s.choose() { // tracing looks at the route before any filter
 		return unknown(s.unknown)
 	}
-	for _, f := range l.filters {
+	for i, f := range l.filters {
+		s.at = i
 		if o := f.decode(s); o != nil {
 			return o
 		}
@@ -272,6 +273,7 @@ func (r router) decode(s *stream) *Outcome {
 		return unknown(s.unknown)
 	}
 	if s.route == nil {
+		s.reach("no route")
 		return s.local(404, "", "route_not_found")
 	}
 	rt := s.route
@@ -279,14 +281,21 @@ func (r router) decode(s *stream) *Outcome {
 		return unknown(strings.Join(rt.unmodelled, ", "))
 	}
 	if rt.direct != nil {
+		if rt.direct.redirect != nil {
+			s.reach("redirected")
+		} else {
+			s.reach("answered")
+		}
 		return rt.direct.reply(s, rt)
 	}
 	if rt.action == nil {
 		return unknown("an action of the route that is not a cluster")
 	}
 	if !r.clusters[rt.action.cluster] {
+		s.reach("no cluster")
 		return s.local(503, "", "cluster_not_found")
 	}
+	s.reach("forwarded")
 	return rt.forward(s)
 }
 

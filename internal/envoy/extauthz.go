@@ -121,18 +121,21 @@ func (f *extAuthz) decode(s *stream) *Outcome {
 		return unknown(s.unknown)
 	}
 	if s.route == nil { // Filter::getPerRouteFlags: without a route the check is skipped
+		s.reach("no route")
 		s.trace.add(Step{Stage: f.name, Text: "not asked: no route"})
 		return nil
 	}
 	if skip, why := f.disabledByRoute(s); why != "" {
 		return unknown(why)
 	} else if skip {
+		s.reach("disabled by the route")
 		s.trace.add(Step{Stage: f.name, Text: "not asked: disabled by the route's configuration", Object: s.route.info.Object()})
 		return nil
 	}
 	if f.enabled != nil {
 		switch f.enabled(s) {
 		case no:
+			s.reach("not enabled")
 			s.trace.add(Step{Stage: f.name, Text: "not asked: no CUSTOM policy matched"})
 			return nil
 		case maybe:
@@ -188,6 +191,7 @@ func (f *extAuthz) httpCheck(s *stream) *Upstream {
 }
 
 func (f *extAuthz) fails(s *stream, err error) *Outcome {
+	s.reach("failed")
 	if f.failOpen {
 		s.trace.add(Step{Stage: f.name, Text: "the authorizer " + f.cluster + " failed and failure_mode_allow lets the request through"})
 		return nil
@@ -357,11 +361,13 @@ func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
 	}
 	s.response.Add = append(s.response.Add, c.response...)
 	s.response.Set = append(s.response.Set, c.responseSet...)
+	s.reach("allowed")
 	s.trace.add(Step{Stage: f.name, Text: "allowed by " + f.cluster})
 	return nil
 }
 
 func (f *extAuthz) refuse(s *stream, status int, headers Headers, body string) *Outcome {
+	s.reach("refused")
 	s.trace.add(Step{Stage: f.name, Text: fmt.Sprintf("refused by %s with %d", f.cluster, status)})
 	o := s.local(status, body, "ext_authz_denied")
 	_, grpc := o.Headers.Get("grpc-status")

@@ -33,6 +33,10 @@ func compile(t *testing.T, routes string, filters ...string) *Proxy {
 
 const catchAll = `{"match":{"prefix":"/"},"route":{"cluster":"up","timeout":"0s"}}`
 
+func get(path string) Request {
+	return Request{Source: netip.MustParseAddrPort("10.0.0.9:1"), Destination: netip.MustParseAddrPort("10.0.0.1:8080"), Protocol: "HTTP/1.1", Method: "GET", Authority: "a", Path: path}
+}
+
 func ask(p *Proxy, method, authority, path string, headers ...string) Outcome {
 	req := Request{Source: netip.MustParseAddrPort("10.0.0.9:1"), Destination: netip.MustParseAddrPort("10.0.0.1:8080"), Protocol: "HTTP/1.1", Method: method, Authority: authority, Path: path}
 	for i := 0; i < len(headers); i += 2 {

@@ -154,6 +154,7 @@ func (f forwardedHost) decode(s *stream) *Outcome {
 		return unknown("route configuration of filter " + f.name)
 	}
 	s.headers.Add("x-forwarded-host", s.authority)
+	s.reach("header added")
 	s.trace.add(Step{Stage: f.name, Text: "adds x-forwarded-host: " + s.authority + " and clears the chosen route"})
 	s.clearRoute()
 	return nil

@@ -170,6 +170,7 @@ func (f *jwtAuthn) decode(s *stream) *Outcome {
 		s.headers.Remove(name) // a client's own, for a preflight too
 	}
 	if f.bypassPreflight && s.preflight() {
+		s.reach("preflight")
 		s.trace.add(Step{Stage: f.name, Text: "not looked at: a CORS preflight"})
 		return nil
 	}
@@ -207,6 +208,7 @@ func (s *stream) preflight() bool {
 }
 
 func (f *jwtAuthn) refuse(s *stream, status jwtStatus) *Outcome {
+	s.reach(string(status))
 	s.trace.add(Step{Stage: f.name, Text: "refused: " + string(status)})
 	code := 401
 	if status == jwtAudience {
@@ -290,6 +292,7 @@ func (p *provider) judge(t *token, now time.Time) jwtStatus {
 
 // accept carries a good token's claims into the request.
 func (f *jwtAuthn) accept(s *stream, p *provider, t *token, h tokenHeader) {
+	s.reach("token accepted")
 	for _, c := range p.claims {
 		if value, ok := claimText(t.payload, c.claim); ok {
 			s.headers.Add(c.header, value)

@@ -49,6 +49,7 @@ type policySet struct {
 type policy struct {
 	name                    string
 	permissions, principals []predicate
+	matches                 truth // no, yes: whatever comes
 }
 
 // rbacFilter is envoy.filters.http.rbac.
@@ -79,7 +80,7 @@ func compilePolicies(r *rbacconfigv3.RBAC) (*policySet, error) {
 	}
 	set := &policySet{action: r.Action}
 	for name, p := range r.Policies {
-		c := policy{name: name}
+		c := policy{name: name, matches: always(p)}
 		for _, x := range p.Permissions {
 			pred, err := compilePermission(x)
 			if err != nil {
@@ -163,6 +164,7 @@ func (f *rbacFilter) decode(s *stream) *Outcome {
 		if t == maybe {
 			return unknown(fmt.Sprintf("RBAC policy %s: %s", name, s.unknown))
 		}
+		f.shadow.reach(s, "shadow ", name, t)
 		f.record(s, name, t)
 	}
 	if f.rules == nil {
@@ -172,6 +174,7 @@ func (f *rbacFilter) decode(s *stream) *Outcome {
 	if t == maybe {
 		return unknown(fmt.Sprintf("RBAC policy %s: %s", name, s.unknown))
 	}
+	f.rules.reach(s, "", name, t)
 	object, rule := istioPolicy(name)
 	if (f.rules.action == rbacconfigv3.RBAC_ALLOW) == (t == yes) {
 		s.trace.add(Step{Stage: f.name, Text: "allowed", Object: object, Rule: rule})
