@@ -9,7 +9,7 @@ TOOLS = .tools
 RESULTS = $(TOOLS)/results
 GOTESTSUM = $(TOOLS)/gotestsum --format pkgname
 
-.PHONY: help test unit rbac bench-authorizer e2e translators-test tools chromium translators translations conformance bench clean
+.PHONY: help test unit rbac e2e translators-test tools chromium translators translations conformance bench benchmarks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,9 +28,6 @@ unit: ## the inner loop: no tools needed
 
 rbac: ## internal/access against Kubernetes' own authorizer (a module of its own)
 	cd e2e/rbac && $(GO) test ./...
-
-bench-authorizer: $(TOOLS)/envoy/stamp ## posternd beside a no-op authorizer behind the same Envoy, about two minutes
-	$(GO) run ./e2e/bench
 
 e2e: tools ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer and KServe
 	$(GO) test -tags e2e -p 1 -timeout 40m ./e2e/...
@@ -69,7 +66,10 @@ translations: ## write anew what Istio makes of the bundled story (examples/stor
 conformance: tools ## our engine beside a real Envoy for long: make conformance N=1000000
 	POSTERN_SEED=$(or $(SEED),$(shell date +%s)) POSTERN_CONFORMANCE_N=$(or $(N),1000000) $(GO) test -tags e2e -timeout 24h -v ./e2e/conformance
 
-bench: ## the numbers of BENCHMARKS.md
+bench: $(TOOLS)/envoy/stamp $(TOOLS)/oauth2-proxy ## authorizers beside each other behind the same Envoy, some minutes: make bench BENCH='-o json'
+	$(GO) run ./e2e/bench $(BENCH)
+
+benchmarks: ## Go's own benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
 
 clean: ## remove what the tests installed

@@ -1,5 +1,7 @@
 package main
 
+import "fmt"
+
 // object is JSON.
 type object = map[string]any
 
@@ -7,19 +9,17 @@ type object = map[string]any
 func bootstrap(variants []*variant, upstream, admin int) object {
 	clusters := []any{cluster("upstream", upstream, false)}
 	var listeners []any
-	for _, v := range variants {
+	for i, v := range variants {
+		name := fmt.Sprintf("v%d", i)
 		filters := []any{}
+		if v.filter != nil {
+			filters = append(filters, v.filter(name))
+		}
 		if v.asks != nil {
-			clusters = append(clusters, cluster(v.Name, v.asks.port(), true))
-			filters = append(filters, object{"name": "envoy.filters.http.ext_authz", "typed_config": object{
-				"@type":                 "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
-				"transport_api_version": "V3",
-				"status_on_error":       object{"code": "ServiceUnavailable"},
-				"grpc_service":          object{"envoy_grpc": object{"cluster_name": v.Name}, "timeout": "2s"},
-			}})
+			clusters = append(clusters, cluster(name, v.asks.port(), !v.byHTTP))
 		}
 		filters = append(filters, object{"name": "envoy.filters.http.router", "typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}})
-		listeners = append(listeners, object{"name": v.Name, "address": socket(v.port), "filter_chains": []any{object{"filters": []any{object{
+		listeners = append(listeners, object{"name": name, "address": socket(v.port), "filter_chains": []any{object{"filters": []any{object{
 			"name": "envoy.filters.network.http_connection_manager", "typed_config": object{
 				"@type":              "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
 				"stat_prefix":        "bench",
@@ -34,6 +34,77 @@ func bootstrap(variants []*variant, upstream, admin int) object {
 		"node":             object{"id": "bench", "cluster": "bench"},
 		"admin":            object{"address": socket(admin)},
 		"static_resources": object{"listeners": listeners, "clusters": clusters},
+	}
+}
+
+func extAuthz(more object) object {
+	config := object{
+		"@type":                 "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+		"transport_api_version": "V3",
+		"status_on_error":       object{"code": "ServiceUnavailable"},
+	}
+	for k, v := range more {
+		config[k] = v
+	}
+	return object{"name": "envoy.filters.http.ext_authz", "typed_config": config}
+}
+
+// byGRPC asks with all headers.
+func byGRPC(cluster string) object {
+	return extAuthz(object{"grpc_service": object{"envoy_grpc": object{"cluster_name": cluster}, "timeout": "2s"}})
+}
+
+// fewHeaders are those that posternd looks at: credentials, what CORS and session
+// rules need, the trace, and whatever may name a caller, in any spelling. Without
+// the last, a header that a client has sent could not be removed. (One regular
+// expression of all is refused: Envoy takes RE2 programs up to a size of 100.)
+func fewHeaders() object {
+	var patterns []any
+	for _, name := range []string{"authorization", "cookie", "content-type", "accept", "origin", "traceparent", "sec-fetch-site"} {
+		patterns = append(patterns, object{"exact": name})
+	}
+	for _, begin := range []string{"access-control-request-", "kubeflow", "x-api", "x_api", "x-auth", "x_auth", "x-forwarded", "x_forwarded", "x-postern", "x_postern", "x-user", "x_user"} {
+		patterns = append(patterns, object{"prefix": begin})
+	}
+	return object{"patterns": patterns}
+}
+
+// byGRPCFew asks with those headers only.
+func byGRPCFew(cluster string) object {
+	return extAuthz(object{"grpc_service": object{"envoy_grpc": object{"cluster_name": cluster}, "timeout": "2s"}, "allowed_headers": fewHeaders()})
+}
+
+// asKubeflow asks by HTTP, as Kubeflow 26.03's mesh configuration says of
+// oauth2-proxy (extensionProviders, envoyExtAuthzHttp).
+func asKubeflow(cluster string) object {
+	exactly := func(names ...string) object {
+		var patterns []any
+		for _, n := range names {
+			patterns = append(patterns, object{"exact": n})
+		}
+		return object{"patterns": patterns}
+	}
+	return extAuthz(object{
+		"allowed_headers": exactly("authorization", "cookie"),
+		"http_service": object{
+			"server_uri":             object{"uri": "http://oauth2-proxy", "cluster": cluster, "timeout": "2s"},
+			"authorization_response": object{"allowed_upstream_headers": exactly("authorization", "path", "x-auth-request-email", "x-auth-request-groups", "x-auth-request-user")},
+		},
+	})
+}
+
+// jwtAuthn is Envoy's own filter for tokens.
+func jwtAuthn(jwks string, cached bool) func(string) object {
+	provider := object{"issuer": issuer, "audiences": []any{"postern"}, "local_jwks": object{"inline_string": jwks}, "forward": true}
+	if cached {
+		provider["jwt_cache_config"] = object{"jwt_cache_size": 1000}
+	}
+	return func(string) object {
+		return object{"name": "envoy.filters.http.jwt_authn", "typed_config": object{
+			"@type":     "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+			"providers": object{"bench": provider},
+			"rules":     []any{object{"match": object{"prefix": "/"}, "requires": object{"provider_name": "bench"}}},
+		}}
 	}
 }
 

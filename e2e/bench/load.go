@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,11 +35,10 @@ type window struct {
 
 // measure lets a variant have its turn. A request that fails ends the benchmark.
 func (b *bench) measure(ctx context.Context, v *variant) (window, error) {
-	request, err := b.requestOf(ctx, v)
-	if err != nil {
+	if err := b.prepare(v); err != nil {
 		return window{}, err
 	}
-	if _, err := b.load(ctx, v, request, warmUp); err != nil {
+	if _, err := b.load(ctx, v, warmUp); err != nil {
 		return window{}, err
 	}
 	before, err := b.times(v)
@@ -46,7 +46,7 @@ func (b *bench) measure(ctx context.Context, v *variant) (window, error) {
 		return window{}, err
 	}
 	begin := time.Now()
-	took, err := b.load(ctx, v, request, b.settings.window)
+	took, err := b.load(ctx, v, b.settings.window)
 	if err != nil {
 		return window{}, err
 	}
@@ -84,54 +84,41 @@ func (b *bench) times(v *variant) (out [2]time.Duration, err error) {
 // padding.
 const size = 1024
 
-// requestOf is the request in bytes.
-func (b *bench) requestOf(ctx context.Context, v *variant) ([]byte, error) {
-	var header string
-	switch v.shows {
-	case passport:
-		text, err := b.passport(ctx)
-		if err != nil {
-			return nil, err
-		}
-		header = "X-Postern-Passport: " + text + "\r\n"
-	case apiKey:
-		header = "Authorization: Bearer " + b.shown.key + "\r\n"
-	case token:
-		header = "Authorization: Bearer " + b.shown.token + "\r\n"
-	}
-	padding := strings.Repeat("p", max(0, size-len(header)))
-	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\n%sX-Padding: %s\r\nContent-Length: %d\r\n\r\n%s",
-		modelPath, modelHost, header, padding, len(body), body), nil
-}
+// more are headers that Chromium adds to a page's call.
+const more = "Sec-Ch-Ua: \"Chromium\";v=\"140\", \"Not=A?Brand\";v=\"24\"\r\nSec-Ch-Ua-Mobile: ?0\r\nSec-Ch-Ua-Platform: \"Linux\"\r\n" +
+	"Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-GB,en;q=0.9,ko;q=0.8\r\nCache-Control: no-cache\r\nPragma: no-cache\r\nPriority: u=1, i\r\n" +
+	"Sec-Fetch-Dest: empty\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Site: same-origin\r\nDnt: 1\r\nReferer: http://kubeflow.bench.test/_/jupyter/?ns=team\r\n" +
+	"X-Requested-With: XMLHttpRequest\r\nX-Xsrf-Token: 3f6c1d2a9b8e4f70a1b2c3d4e5f60718\r\n"
 
-// passport asks posternd for one, as a pod that calls the model gets it. It lives
-// for a minute, longer than a turn.
-func (b *bench) passport(ctx context.Context) (string, error) {
-	for _, v := range b.variants {
-		if v.asks == nil || v.shows != nothing || !strings.HasPrefix(v.Name, "posternd") {
-			continue
-		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d%s", v.port, modelPath), strings.NewReader(body))
-		if err != nil {
-			return "", err
-		}
-		req.Host = modelHost
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return "", err
-		}
-		defer resp.Body.Close()
-		if token := resp.Header.Get("X-Passport"); resp.StatusCode == http.StatusOK && token != "" {
-			return token, nil
-		}
-		text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return "", errors.Join(fmt.Errorf("posternd gives no passport: %s %s", resp.Status, text), err)
+// prepare writes a variant's requests in bytes. Passports live for a minute, longer
+// than a turn; what is made once is kept.
+func (b *bench) prepare(v *variant) error {
+	if v.requests != nil && v.shows != oldPassport && v.shows != newPassports {
+		return nil
 	}
-	return "", errors.New("no variant asks posternd")
+	shown, err := b.shown(v.shows)
+	if err != nil {
+		return err
+	}
+	host, path, agent := modelHost, modelPath, "bench"
+	if v.page {
+		host, path = pageHost, "/jupyter/api/namespaces/team/notebooks"
+	}
+	extra := ""
+	if v.browser {
+		agent, extra = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36", more
+	}
+	v.requests = v.requests[:0]
+	for _, header := range shown {
+		padding := strings.Repeat("p", max(0, size-len(header)))
+		v.requests = append(v.requests, fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: %s\r\nAccept: */*\r\nContent-Type: application/json\r\n%s%sX-Padding: %s\r\nContent-Length: %d\r\n\r\n%s",
+			path, host, agent, extra, header, padding, len(body), body))
+	}
+	return nil
 }
 
 // load sends for a while and gives how long each answer took.
-func (b *bench) load(ctx context.Context, v *variant, request []byte, length time.Duration) ([]time.Duration, error) {
+func (b *bench) load(ctx context.Context, v *variant, length time.Duration) ([]time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, length)
 	defer cancel()
 	var mu sync.Mutex
@@ -145,7 +132,7 @@ func (b *bench) load(ctx context.Context, v *variant, request []byte, length tim
 	for i := range b.settings.connections {
 		wg.Go(func() {
 			first := time.Now().Add(every * time.Duration(i) / time.Duration(b.settings.connections))
-			took, err := oneConnection(ctx, v, request, maxRequests/b.settings.connections, first, every)
+			took, err := oneConnection(ctx, v, maxRequests/b.settings.connections, first, every)
 			mu.Lock()
 			defer mu.Unlock()
 			all = append(all, took...)
@@ -161,7 +148,7 @@ func (b *bench) load(ctx context.Context, v *variant, request []byte, length tim
 
 // oneConnection sends one request after the other; paced, when every is not zero,
 // from a time on that the request is counted from even if the one before is late.
-func oneConnection(ctx context.Context, v *variant, request []byte, most int, first time.Time, every time.Duration) ([]time.Duration, error) {
+func oneConnection(ctx context.Context, v *variant, most int, first time.Time, every time.Duration) ([]time.Duration, error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(v.from)}}
 	c, err := d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", v.port))
 	if err != nil {
@@ -182,6 +169,7 @@ func oneConnection(ctx context.Context, v *variant, request []byte, most int, fi
 		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 			return took, err
 		}
+		request := v.requests[(atomic.AddInt64(&v.next, 1)-1)%int64(len(v.requests))]
 		if _, err := c.Write(request); err != nil {
 			return took, err
 		}

@@ -1,16 +1,18 @@
 // Command bench measures what an authorizer costs behind a real Envoy: the same
 // Envoy (one worker), upstream and load with no authorizer, with one that allows
-// everything (grpc-go with the generated code, the measure of the rest) and with
-// posternd, in turns.
+// everything (grpc-go with the generated code, the measure of the rest), with
+// posternd, with oauth2-proxy set up as in Kubeflow, and with Envoy's own jwt_authn,
+// in turns.
 //
-//	go run ./e2e/bench            # about two minutes; make tools installs Envoy
+//	go run ./e2e/bench            # some minutes; make bench installs what it needs
 //	go run ./e2e/bench -o json
 //	go run ./e2e/bench -rate 1000 # what is added to a request's time
 //
-// What counts is CPU time of the authorizer's process per check (Linux,
-// /proc/PID/stat, ticks of 10 ms) as a ratio to the no-op's of the same round:
+// What counts is CPU time of the authorizer's process per check (Linux's scheduler
+// counts it in nanoseconds) as a ratio to the no-op's of the same round:
 // microseconds change with the machine and its neighbours, ratios little.
-// Everything listens on loopback; a run ends after rounds x variants x window.
+// "First time" goes round more credentials than posternd remembers. Everything
+// listens on loopback; a run ends after rounds x variants x window.
 package main
 
 import (
@@ -28,6 +30,8 @@ import (
 type settings struct {
 	envoy       string
 	posternd    string
+	oauth2Proxy string
+	only        string
 	rounds      int
 	window      time.Duration
 	connections int
@@ -54,6 +58,8 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	f.SetOutput(stderr)
 	f.StringVar(&s.envoy, "envoy", ".tools/envoy/bin/envoy", "Envoy's `program`")
 	f.StringVar(&s.posternd, "posternd", "", "posternd's `program` (default: built from this checkout)")
+	f.StringVar(&s.oauth2Proxy, "oauth2-proxy", ".tools/oauth2-proxy", "oauth2-proxy's `program`")
+	f.StringVar(&s.only, "only", "", "a regular `expression`: only variants whose name it matches, and the two that they are compared with")
 	f.IntVar(&s.rounds, "rounds", 5, "times that every variant has its turn, at most 50")
 	f.DurationVar(&s.window, "window", 2500*time.Millisecond, "length of a turn, at most 30s")
 	f.IntVar(&s.connections, "connections", 16, "connections with one request at a time each, at most 256")
@@ -78,7 +84,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(stderr, "bench: building posternd, starting Envoy")
+	fmt.Fprintln(stderr, "bench: building posternd, signing tokens, starting Envoy")
 	b, err := setUp(ctx, s)
 	if err != nil {
 		return errors.Join(err, b.close())
@@ -92,7 +98,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 				return fmt.Errorf("%s: %w", v.Name, err)
 			}
 			v.Windows = append(v.Windows, w)
-			fmt.Fprintf(stderr, "bench: round %d of %d: %-32s %6.0f req/s, authorizer %5.1f us/check\n", round+1, s.rounds, v.Name, w.PerSecond, w.Authorizer)
+			fmt.Fprintf(stderr, "bench: round %d of %d: %-42s %6.0f req/s, authorizer %5.1f us/check\n", round+1, s.rounds, v.Name, w.PerSecond, w.Authorizer)
 		}
 	}
 	r := summarize(b.variants)

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -17,15 +19,13 @@ import (
 	"time"
 )
 
-// tick is the unit of /proc/PID/stat on Linux (USER_HZ, 100 everywhere).
-const tick = 10 * time.Millisecond
-
 // process is a program that runs for the benchmark.
 type process struct {
 	name   string
 	cmd    *exec.Cmd
 	said   said
 	exited chan struct{}
+	at     int // its port, where it does not say it by itself
 }
 
 // said is what a program says on standard error.
@@ -90,6 +90,9 @@ func (p *process) until(ctx context.Context, text string) error {
 
 // port is where the program says that it takes checks.
 func (p *process) port() int {
+	if p.at != 0 {
+		return p.at
+	}
 	at := regexp.MustCompile(`checks at (\S+)`)
 	for range 100 {
 		if m := at.FindStringSubmatch(p.said.String()); m != nil {
@@ -103,24 +106,28 @@ func (p *process) port() int {
 	return 0
 }
 
-// cpu is the time that the process has used, all threads.
+// cpu is the time that the process has used, all threads: the scheduler's own
+// count in nanoseconds (/proc/PID/task/TID/schedstat on Linux).
 func (p *process) cpu() (time.Duration, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, ok := strings.Cut(string(data), ") ") // the name before it may hold anything
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 13 {
-		return 0, errors.New("/proc/PID/stat is not as expected")
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
+	if err != nil || len(files) == 0 {
+		return 0, fmt.Errorf("no CPU time of %s is to be had: want Linux with /proc/PID/task/TID/schedstat (%v)", p.name, err)
 	}
 	var total time.Duration
-	for _, f := range fields[11:13] { // utime and stime
-		n, err := strconv.ParseInt(f, 10, 64)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a thread that ended
+		}
+		fields := strings.Fields(string(data))
+		if err != nil || len(fields) == 0 {
+			return 0, fmt.Errorf("%s is not as expected (%v)", file, err)
+		}
+		n, err := strconv.ParseInt(fields[0], 10, 64)
 		if err != nil {
 			return 0, err
 		}
-		total += time.Duration(n) * tick
+		total += time.Duration(n)
 	}
 	return total, nil
 }

@@ -18,6 +18,7 @@ type row struct {
 	OfNone  float64    `json:"throughputOfNone"`
 	Rounds  []window   `json:"rounds"`
 	LowHigh [2]float64 `json:"authorizerToNoopRange"`
+	Added   float64    `json:"p99AddedMilliseconds"` // to no authorizer's, median of the rounds
 }
 
 func summarize(variants []*variant) report {
@@ -30,14 +31,15 @@ func summarize(variants []*variant) report {
 			P99:      median(v.Windows, func(w window) float64 { return w.P99 }), Authorizer: median(v.Windows, func(w window) float64 { return w.Authorizer }),
 			Envoy: median(v.Windows, func(w window) float64 { return w.Envoy }), Requests: int(median(v.Windows, func(w window) float64 { return float64(w.Requests) })),
 		}}
-		var toNoop, ofNone []float64
+		var toNoop, ofNone, added []float64
 		for i, w := range v.Windows {
 			if noop[i].Authorizer > 0 {
 				toNoop = append(toNoop, w.Authorizer/noop[i].Authorizer)
 			}
 			ofNone = append(ofNone, w.PerSecond/none[i].PerSecond)
+			added = append(added, w.P99-none[i].P99)
 		}
-		out.ToNoop, out.OfNone = middle(toNoop), middle(ofNone)
+		out.ToNoop, out.OfNone, out.Added = middle(toNoop), middle(ofNone), middle(added)
 		if len(toNoop) > 0 {
 			out.LowHigh = [2]float64{slices.Min(toNoop), slices.Max(toNoop)}
 		}
@@ -64,7 +66,7 @@ func middle(values []float64) float64 {
 }
 
 func (r report) print(w io.Writer) {
-	fmt.Fprintf(w, "| variant | authorizer us/check | x no-op (min-max) | Envoy us/req | req/s | of none | p50 ms | p99 ms | MB |\n|---|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(w, "| variant | authorizer us/check | x no-op (min-max) | Envoy us/req | req/s | of none | p50 ms | p99 ms (added) | MB |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, v := range r.Variants {
 		m := v.Median
 		asked, ratio := "-", "-"
@@ -72,6 +74,6 @@ func (r report) print(w io.Writer) {
 			asked = fmt.Sprintf("%.0f", m.Authorizer)
 			ratio = fmt.Sprintf("%.2f (%.2f-%.2f)", v.ToNoop, v.LowHigh[0], v.LowHigh[1])
 		}
-		fmt.Fprintf(w, "| %s | %s | %s | %.0f | %.0f | %.2f | %.1f | %.1f | %.0f |\n", v.Name, asked, ratio, m.Envoy, m.PerSecond, v.OfNone, m.P50, m.P99, m.Resident)
+		fmt.Fprintf(w, "| %s | %s | %s | %.0f | %.0f | %.2f | %.1f | %.1f (%+.1f) | %.0f |\n", v.Name, asked, ratio, m.Envoy, m.PerSecond, v.OfNone, m.P50, m.P99, v.Added, m.Resident)
 	}
 }

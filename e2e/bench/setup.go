@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,47 +15,32 @@ import (
 	"time"
 
 	"postern.dev/postern/examples/story"
+	"postern.dev/postern/internal/kserve"
+	"postern.dev/postern/internal/manifest"
+	"postern.dev/postern/internal/topology"
 )
 
-// Addresses of this machine that stand for pods.
 const (
-	podAddress     = "127.0.0.1" // of a pod of the story's namespace default
-	gatewayAddress = "127.0.0.2" // of one of the gateways' pods: the second hop
-	modelHost      = "sklearn-iris.kserve-test.svc.cluster.local"
-	modelPath      = "/v1/models/sklearn-iris:predict"
-	variantCount   = 8
+	// podRange is where the story's pods live: addresses of this machine.
+	podRange  = "127.67.0.0/16"
+	modelHost = "sklearn-iris.kserve-test.svc.cluster.local"
+	modelPath = "/v1/models/sklearn-iris:predict"
+	pageHost  = "kubeflow.bench.test"
 )
 
 // bench is everything that runs.
 type bench struct {
-	settings settings
-	dir      string
-	upstream *http.Server
-	envoy    *process
-	started  []*process
-	variants []*variant
-	shown    credentials
+	settings    settings
+	dir         string
+	servers     []*http.Server
+	envoy       *process
+	started     []*process
+	variants    []*variant
+	credentials credentials
+	login       string // its URL
+	pod         string // the address of a pod of the story's namespace default
+	gateway     string // of one of the gateways' pods: the second hop
 }
-
-// variant is one way of asking.
-type variant struct {
-	Name    string
-	Windows []window
-	from    string   // the address it calls from
-	port    int      // its listener of Envoy
-	asks    *process // nil: nobody
-	shows   shows
-}
-
-// shows is what a variant's requests carry.
-type shows int
-
-const (
-	nothing shows = iota
-	passport
-	apiKey
-	token
-)
 
 func setUp(ctx context.Context, s settings) (*bench, error) {
 	b := &bench{settings: s}
@@ -62,58 +48,61 @@ func setUp(ctx context.Context, s settings) (*bench, error) {
 	if b.dir, err = os.MkdirTemp("", "postern-bench-"); err != nil {
 		return b, err
 	}
-	if b.shown, err = newCredentials(); err != nil {
+	if b.credentials, err = newCredentials(manyTokens); err != nil {
+		return b, err
+	}
+	if err := b.serveLogin(); err != nil {
+		return b, err
+	}
+	if err := b.manifests(); err != nil {
 		return b, err
 	}
 	ports, err := freePorts(variantCount + 2)
 	if err != nil {
 		return b, err
 	}
-	doors, backend, admin := ports[2:], ports[0], ports[1]
-	noop, err := b.start("noop", nil, nil, mustSelf(), noopCommand)
+	if err := b.list(ctx, ports[2:]); err != nil {
+		return b, err
+	}
+	if err := b.serveUpstream(ports[0]); err != nil {
+		return b, err
+	}
+	return b, b.startEnvoy(ctx, ports[0], ports[1])
+}
+
+// manifests writes the story's manifests with the bench's objects, and looks where
+// the pods are that posternd will place there.
+func (b *bench) manifests() error {
+	root := filepath.Join(b.dir, "manifests")
+	if err := os.CopyFS(root, story.FS); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(root, "common", "bench.yaml"), []byte(objects+b.credentials.keyObject), 0o600); err != nil {
+		return err
+	}
+	set, err := manifest.Files([]string{filepath.Join(root, "common"), filepath.Join(root, "4-postern")}, nil)
 	if err != nil {
-		return b, err
+		return err
 	}
-	loud, err := b.posternd(ctx, "posternd", "info", doors)
+	derived, err := kserve.Derive(set)
 	if err != nil {
-		return b, err
+		return err
 	}
-	silent, err := b.posternd(ctx, "posternd-silent", "error", doors)
+	world, err := topology.New(set.With(derived...), topology.Options{Pods: netip.MustParsePrefix(podRange)})
 	if err != nil {
-		return b, err
+		return err
 	}
-	double, err := b.posternd(ctx, "posternd-double", "info", doors, "GOMAXPROCS=2")
-	if err != nil {
-		return b, err
+	pod, ok := world.Pod("default", "bench-caller")
+	gateway, ok2 := world.Pod("istio-system", "bench-gateway")
+	if !ok || !ok2 {
+		return errors.New("the bench's pods have no place")
 	}
-	b.variants = []*variant{
-		{Name: "no authorizer", from: podAddress},
-		{Name: "no-op, grpc-go", from: podAddress, asks: noop},
-		{Name: "posternd, pod address", from: podAddress, asks: loud},
-		{Name: "posternd, passport seen before", from: gatewayAddress, asks: loud, shows: passport},
-		{Name: "posternd, API key", from: podAddress, asks: loud, shows: apiKey},
-		{Name: "posternd, RS256 seen before", from: podAddress, asks: loud, shows: token},
-		{Name: "posternd, RS256, log off", from: podAddress, asks: silent, shows: token},
-		{Name: "posternd, RS256, two threads", from: podAddress, asks: double, shows: token},
-	}
-	for i, v := range b.variants {
-		v.port = doors[i]
-	}
-	if err := b.serveUpstream(backend); err != nil {
-		return b, err
-	}
-	return b, b.startEnvoy(ctx, backend, admin)
+	b.pod, b.gateway = pod.Addr.String(), gateway.Addr.String()
+	return nil
 }
 
 // posternd starts the program with the story's manifests and the bench's objects.
 func (b *bench) posternd(ctx context.Context, name, level string, doors []int, env ...string) (*process, error) {
-	manifests := filepath.Join(b.dir, name)
-	if err := os.CopyFS(manifests, story.FS); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(manifests, "common", "bench.yaml"), []byte(objects+b.shown.keyObject), 0o600); err != nil {
-		return nil, err
-	}
 	if b.settings.posternd == "" {
 		b.settings.posternd = filepath.Join(b.dir, "posternd-program")
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", b.settings.posternd, "postern.dev/postern/cmd/posternd")
@@ -122,13 +111,18 @@ func (b *bench) posternd(ctx context.Context, name, level string, doors []int, e
 			return nil, fmt.Errorf("building posternd: %w: %s", err, out)
 		}
 	}
+	key := filepath.Join(b.dir, "passport.pem")
+	if err := os.WriteFile(key, b.credentials.passportKey, 0o600); err != nil {
+		return nil, err
+	}
 	var config strings.Builder
-	fmt.Fprintf(&config, "listen: {grpc: '127.0.0.1:0', http: '127.0.0.1:0', linger: 1ms}\nlogLevel: %s\nrouting: derived\nmanifests: {dirs: [%q, %q]}\ndoors:\n",
-		level, filepath.Join(manifests, "common"), filepath.Join(manifests, "4-postern"))
+	root := filepath.Join(b.dir, "manifests")
+	fmt.Fprintf(&config, "listen: {grpc: '127.0.0.1:0', http: '127.0.0.1:0', linger: 1ms}\nlogLevel: %s\nrouting: derived\npassport: {keyFiles: [%q]}\nmanifests: {pods: %s, dirs: [%q, %q]}\nlogin: {delegate: {url: %q}}\ndoors:\n",
+		level, key, podRange, filepath.Join(root, "common"), filepath.Join(root, "4-postern"), b.login)
 	for _, d := range doors {
 		fmt.Fprintf(&config, "- {gateway: knative-serving/knative-local-gateway, port: %d, inCluster: true}\n", d)
 	}
-	fmt.Fprintf(&config, "tokens: {issuers: [{issuer: %q, audiences: [postern], jwks: '%s'}]}\n", issuer, b.shown.jwks)
+	fmt.Fprintf(&config, "tokens: {issuers: [{issuer: %q, audiences: [postern], jwks: '%s'}]}\n", issuer, b.credentials.jwks)
 	file := filepath.Join(b.dir, name+".yaml")
 	if err := os.WriteFile(file, []byte(config.String()), 0o600); err != nil {
 		return nil, err
@@ -145,18 +139,15 @@ func (b *bench) posternd(ctx context.Context, name, level string, doors []int, e
 	return p, p.until(ctx, "the manifests are read and in force")
 }
 
-// serveUpstream is the backend: it answers as a model does and says which headers
-// the request came with.
+// serveUpstream is the backend: it answers as a model does.
 func (b *bench) serveUpstream(port int) error {
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return err
 	}
-	b.upstream = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Passport", r.Header.Get("X-Postern-Passport"))
+	b.serve(l, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte(`{"predictions":[1,1]}`)) // Envoy went away: the run ends
-	})}
-	go func() { _ = b.upstream.Serve(l) }() // ends with close
+	})
 	return nil
 }
 
@@ -194,8 +185,8 @@ func (b *bench) close() error {
 	for _, p := range b.started {
 		errs = append(errs, p.stop())
 	}
-	if b.upstream != nil {
-		errs = append(errs, b.upstream.Close())
+	for _, s := range b.servers {
+		errs = append(errs, s.Close())
 	}
 	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
 }
