@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -239,7 +238,7 @@ func start(t *testing.T, c configuration, host byte) *pair {
 			addrs[cl.Name] = w.serve(t, cl.Name, false)
 		}
 	}
-	e, err := realenvoy.Start(context.Background(), realenvoy.Config{Program: program, Address: p.gateway, Log: slog.New(slog.DiscardHandler), Endpoints: func(cluster string) []netip.AddrPort {
+	e, err := realenvoy.Start(context.Background(), realenvoy.Config{Program: program, Address: p.gateway, Endpoints: func(cluster string) []netip.AddrPort {
 		if a, ok := addrs[cluster]; ok {
 			return []netip.AddrPort{a}
 		}

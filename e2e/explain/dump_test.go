@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"io"
 	"io/fs"
 	"net/http"
 	"net/netip"
@@ -62,12 +61,7 @@ func TestConfigDump(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer e.Close()
-	resp, err := http.Get("http://" + e.Admin() + "/config_dump")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	dump, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	dump, err := e.Ask(ctx, "/config_dump")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -99,17 +99,36 @@ func (f *upFlags) run(ctx context.Context, s streams) error {
 		s.say("postern exec will not find this system: %v", err)
 	}
 	f.greet(s, system)
-	if err := f.wait(ctx, s, system); err != nil {
-		s.say("changes of the manifests are not noticed: %v", err)
-		<-ctx.Done()
-	}
+	failed := f.attend(ctx, s, system)
 	s.say("stopping")
 	closing, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if err := system.Close(closing); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		s.say("%v", err)
 	}
-	return nil
+	return failed
+}
+
+// attend runs until ctx ends, or the system fails.
+func (f *upFlags) attend(ctx context.Context, s streams, system *lab.System) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := f.wait(ctx, s, system); err != nil {
+			s.say("changes of the manifests are not noticed: %v", err)
+			<-ctx.Done()
+		}
+	}()
+	var err error
+	select {
+	case err = <-system.Failed():
+		stop()
+	case <-ctx.Done():
+	}
+	<-done
+	return err
 }
 
 // wait takes up changed manifests until ctx ends.

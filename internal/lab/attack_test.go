@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -20,8 +21,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"postern.dev/postern/examples/story"
+	"postern.dev/postern/internal/lab/network"
 	"postern.dev/postern/internal/manifest"
 	"postern.dev/postern/internal/topology"
+	"postern.dev/postern/internal/world"
 )
 
 // with is the story in Postern's state and one file more. What it adds must not be
@@ -181,5 +184,35 @@ func TestAttacksThatHeld(t *testing.T) {
 		if status, body, _ := s.do(t, tt.c); status != tt.want {
 			t.Errorf("%s: got %d %s, want %d", tt.name, status, body, tt.want)
 		}
+	}
+}
+
+// With a real Envoy a Service's targetPort could name any port at a pod's address,
+// where whatever of this machine listens on every address answers.
+func TestAttackATargetPortNoPodListensOn(t *testing.T) {
+	c := storyConfig(t)
+	set, err := c.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods := netip.MustParsePrefix("127.66.0.0/16")
+	w, err := world.Build(context.Background(), set, world.Options{Pods: pods, Translate: c.Translate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &running{world: w, network: &network.Network{Loopback: pods}}
+	const cluster = "outbound|80||orders-api.backend.svc.cluster.local"
+	eps, err := w.Topology.Cluster(cluster)
+	if err != nil || len(eps) == 0 {
+		t.Fatalf("cluster %s: got %v, %v", cluster, eps, err)
+	}
+	if got := r.opened(cluster); len(got) != 0 {
+		t.Errorf("before a pod listens: Envoy is given %v", got)
+	}
+	if err := r.network.Open(eps[0].Addr); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.opened(cluster); len(got) != 1 || got[0] != eps[0].Addr {
+		t.Errorf("when a pod listens: Envoy is given %v, want %v", got, eps[0].Addr)
 	}
 }

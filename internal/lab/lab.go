@@ -84,6 +84,7 @@ type System struct {
 	podURL  string
 	servers []*http.Server
 	control *control.Server
+	failed  chan error
 	wg      sync.WaitGroup
 }
 
@@ -95,7 +96,7 @@ func Start(ctx context.Context, c Config) (*System, error) {
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1"
 	}
-	s := &System{config: c, secrets: newLoginSecrets()}
+	s := &System{config: c, secrets: newLoginSecrets(), failed: make(chan error, 1)}
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(context.Background()))
 	}
@@ -213,6 +214,17 @@ func (s *System) Notes() []string {
 
 // Istio is the version whose translation runs.
 func (s *System) Istio() string { return s.current.Load().world.Istio }
+
+// Failed gives an error when the system cannot go on: a real Envoy ended.
+func (s *System) Failed() <-chan error { return s.failed }
+
+// fail is for the first failure; others follow from it.
+func (s *System) fail(err error) {
+	select {
+	case s.failed <- err:
+	default:
+	}
+}
 
 // Announce lets `postern exec` find the system.
 func (s *System) Announce() error {

@@ -48,9 +48,9 @@ type server interface {
 // run starts the pods of a world. Programs of old whose configuration did not
 // change go on, with their sessions.
 func (s *System) run(ctx context.Context, w *world.World, old *running) (*running, error) {
-	r := &running{config: s.config, world: w, network: &network.Network{Loopback: s.config.Envoy != ""},
+	r := &running{config: s.config, world: w, network: &network.Network{Loopback: s.config.podRange()},
 		programs: map[string]*program{}, gateways: map[string]*gateway.Gateway{}, envoys: map[string]*realenvoy.Envoy{}}
-	if old != nil && r.network.Loopback {
+	if old != nil && r.network.Loopback.IsValid() {
 		// Real addresses can be listened on once: the old pods stop first.
 		old.stopServers(ctx)
 	}
@@ -59,7 +59,7 @@ func (s *System) run(ctx context.Context, w *world.World, old *running) (*runnin
 		err = r.prepareJudge()
 	}
 	if err == nil {
-		err = r.startGateways(ctx, old)
+		err = r.startGateways(ctx, s, old)
 	}
 	if err != nil {
 		r.stopServers(ctx)
@@ -115,17 +115,12 @@ func (r *running) serve(addr netip.AddrPort, sv server) error {
 }
 
 // startGateways puts each gateway workload's configuration on its pods' ports.
-func (r *running) startGateways(ctx context.Context, old *running) error {
+func (r *running) startGateways(ctx context.Context, s *System, old *running) error {
+	if r.config.Envoy != "" {
+		return r.startEnvoys(ctx, s, old)
+	}
 	for _, g := range r.world.Gateways {
 		pod := g.Workload.Pods[0]
-		if r.config.Envoy != "" {
-			e, err := r.startEnvoy(ctx, g, pod, old)
-			if err != nil {
-				return err
-			}
-			r.envoys[g.Workload.String()] = e
-			continue
-		}
 		gw := gateway.New(gateway.Config{Address: pod.Addr, Log: r.config.Log, Dial: func(ctx context.Context, cluster string) (net.Conn, error) {
 			return r.dialCluster(ctx, pod, cluster)
 		}})
@@ -140,20 +135,47 @@ func (r *running) startGateways(ctx context.Context, old *running) error {
 	return nil
 }
 
-func (r *running) startEnvoy(ctx context.Context, g *world.Gateway, pod *topology.Pod, old *running) (*realenvoy.Envoy, error) {
-	c := realenvoy.Config{Program: r.config.Envoy, Address: pod.Addr, Log: r.config.Log, Endpoints: func(cluster string) []netip.AddrPort {
-		var out []netip.AddrPort
-		eps, _ := r.world.Topology.Cluster(cluster) // no endpoint: Envoy answers 503, as it should
-		for _, e := range eps {
-			out = append(out, e.Addr)
+// startEnvoys does the same with real Envoys. All gateways' ports are open before
+// the first one starts: gateways call each other.
+func (r *running) startEnvoys(ctx context.Context, s *System, old *running) error {
+	for _, g := range r.world.Gateways {
+		for _, port := range g.Proxy.Ports() {
+			if err := r.network.Open(netip.AddrPortFrom(g.Workload.Pods[0].Addr, port)); err != nil {
+				return fmt.Errorf("gateway %s: %w", g.Workload, err)
+			}
 		}
-		return out
-	}}
+	}
+	for _, g := range r.world.Gateways {
+		e, err := r.startEnvoy(ctx, s, g, old)
+		if err != nil {
+			return fmt.Errorf("gateway %s: %w", g.Workload, err)
+		}
+		r.envoys[g.Workload.String()] = e
+	}
+	return nil
+}
+
+func (r *running) startEnvoy(ctx context.Context, s *System, g *world.Gateway, old *running) (*realenvoy.Envoy, error) {
+	c := realenvoy.Config{Program: r.config.Envoy, Address: g.Workload.Pods[0].Addr, Endpoints: r.opened,
+		Ended: func(err error) { s.fail(fmt.Errorf("gateway %s: %w", g.Workload, err)) }}
 	if old != nil && old.envoys[g.Workload.String()] != nil {
 		e := old.envoys[g.Workload.String()]
 		return e, e.Update(ctx, g.Resources, c.Endpoints)
 	}
 	return realenvoy.Start(ctx, c, g.Resources)
+}
+
+// opened are the endpoints of a cluster at which a pod listens: a Service's
+// targetPort can be any number. Without one Envoy answers 503, as it should.
+func (r *running) opened(cluster string) []netip.AddrPort {
+	var out []netip.AddrPort
+	eps, _ := r.world.Topology.Cluster(cluster)
+	for _, e := range eps {
+		if r.network.Opened(e.Addr) {
+			out = append(out, e.Addr)
+		}
+	}
+	return out
 }
 
 // dialCluster connects the gateway's pod to an endpoint of a cluster.

@@ -19,18 +19,21 @@ import (
 
 // Network connects the addresses of pods. Its zero value is an in-memory one.
 type Network struct {
-	// Loopback makes real TCP connections between addresses of 127.0.0.0/8.
-	Loopback bool
+	// Loopback, if valid, is the part of 127.0.0.0/8 where pods live: connections
+	// are TCP. Only what pods opened there can be reached: what else of this
+	// machine listens on every address answers on those too.
+	Loopback netip.Prefix
 
 	mu        sync.Mutex
+	open      map[netip.AddrPort]int // what Listen and Open opened, with Loopback
 	listeners map[netip.AddrPort]*listener
 	nextPort  uint16
 }
 
 // Listen opens a pod's port.
 func (n *Network) Listen(addr netip.AddrPort) (net.Listener, error) {
-	if n.Loopback {
-		return net.Listen("tcp", addr.String())
+	if n.Loopback.IsValid() {
+		return n.listenTCP(addr)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -48,7 +51,10 @@ func (n *Network) Listen(addr netip.AddrPort) (net.Listener, error) {
 // Dial connects from a pod's address to another's port. An address nobody
 // listens on refuses the connection at once.
 func (n *Network) Dial(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
-	if n.Loopback {
+	if n.Loopback.IsValid() {
+		if !n.Opened(to) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: syscall.ECONNREFUSED}
+		}
 		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
 		return d.DialContext(ctx, "tcp", to.String())
 	}

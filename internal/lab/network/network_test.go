@@ -21,10 +21,10 @@ func TestConnectionsCarryPodAddresses(t *testing.T) {
 		from, to string
 	}{
 		{"in memory", &Network{}, "10.244.0.7", "10.244.0.9:8080"},
-		{"loopback", &Network{Loopback: true}, "127.66.0.7", "127.66.0.9:18473"},
+		{"loopback", &Network{Loopback: netip.MustParsePrefix("127.66.0.0/16")}, "127.66.0.7", "127.66.0.9:18473"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if test.network.Loopback && runtime.GOOS != "linux" {
+			if test.network.Loopback.IsValid() && runtime.GOOS != "linux" {
 				t.Skip("addresses of 127.0.0.0/8 other than 127.0.0.1 exist on Linux only")
 			}
 			from, to := netip.MustParseAddr(test.from), netip.MustParseAddrPort(test.to)
@@ -127,3 +127,43 @@ func TestForHTTP1DeliversAnEarlyAnswer(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// A server of this machine that listens on every address answers on a pod's
+// address too: it is no pod's port. Nor is an address outside of the pods' range.
+func TestLoopbackReachesNothingOfThisMachine(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("addresses of 127.0.0.0/8 other than 127.0.0.1 exist on Linux only")
+	}
+	machine, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer machine.Close()
+	port := uint16(machine.Addr().(*net.TCPAddr).Port)
+	n := &Network{Loopback: netip.MustParsePrefix("127.66.0.0/16")}
+	from, pod := netip.MustParseAddr("127.66.0.7"), netip.AddrPortFrom(netip.MustParseAddr("127.66.0.9"), port)
+	if c, err := net.Dial("tcp", pod.String()); err != nil {
+		t.Fatalf("without the network it must answer, or this test shows nothing: %v", err)
+	} else {
+		c.Close()
+	}
+	for _, to := range []netip.AddrPort{pod, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)} {
+		if c, err := n.Dial(context.Background(), from, to); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("Dial %s: got %v, %v; want it refused", to, c, err)
+		}
+	}
+	for _, addr := range []string{"127.0.0.1:0", "0.0.0.0:0", "10.244.0.7:0"} {
+		if l, err := n.Listen(netip.MustParseAddrPort(addr)); err == nil {
+			l.Close()
+			t.Errorf("Listen %s: a pod outside of the range must be refused", addr)
+		}
+	}
+	if err := n.Open(pod); err != nil {
+		t.Fatal(err)
+	}
+	c, err := n.Dial(context.Background(), from, pod)
+	if err != nil {
+		t.Fatalf("a port that is said to be open: %v", err)
+	}
+	c.Close()
+}

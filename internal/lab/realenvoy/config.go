@@ -25,13 +25,12 @@ import (
 // (tools/packaging/common/envoy_bootstrap.json): a fragment in the path is
 // stripped, not refused.
 func bootstrap(dir, admin string, pod netip.Addr) map[string]any {
-	host, port, _ := strings.Cut(admin, ":")
 	source := func(file string) map[string]any {
 		return map[string]any{"resource_api_version": "V3", "path_config_source": map[string]any{"path": filepath.Join(dir, file), "watched_directory": map[string]any{"path": dir}}}
 	}
 	return map[string]any{
 		"node":  map[string]any{"id": "gateway", "cluster": "postern-up"},
-		"admin": map[string]any{"address": map[string]any{"socket_address": map[string]any{"address": host, "port_value": json.Number(port)}}},
+		"admin": map[string]any{"address": map[string]any{"pipe": map[string]any{"path": admin, "mode": 0o600}}},
 		// On a pod, what Envoy connects to sees the pod's address.
 		"cluster_manager":   map[string]any{"upstream_bind_config": map[string]any{"source_address": map[string]any{"address": pod.String(), "port_value": 0}}},
 		"dynamic_resources": map[string]any{"cds_config": source("cds.json"), "lds_config": source("lds.json")},

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -24,9 +23,15 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"postern.dev/postern/internal/envoy"
+)
+
+const (
+	maxSocketName = 107      // bytes: sun_path of Linux without its last zero
+	maxPage       = 64 << 20 // bytes of a page of the admin interface
 )
 
 // Config says how to run Envoy.
@@ -34,18 +39,21 @@ type Config struct {
 	Program   string     // path of the envoy binary
 	Address   netip.Addr // the gateway pod's, an address of 127.0.0.0/8
 	Endpoints func(cluster string) []netip.AddrPort
-	Log       *slog.Logger
+	// Ended, if set, is told when a started Envoy ended without Close.
+	Ended func(error)
 }
 
 // Envoy is a running Envoy.
 type Envoy struct {
-	config Config
-	dir    string
-	admin  string
-	cmd    *exec.Cmd
-	output *tail
-	exited chan struct{}
-	once   sync.Once
+	config  Config
+	dir     string // only this user's: holds the configuration and the admin socket
+	admin   *http.Client
+	cmd     *exec.Cmd
+	output  *tail
+	exited  chan struct{}
+	once    sync.Once
+	started atomic.Bool
+	closing atomic.Bool
 }
 
 // Start runs Envoy and returns when it listens.
@@ -62,6 +70,9 @@ func Start(ctx context.Context, c Config, r envoy.Resources) (*Envoy, error) {
 		return nil, err
 	}
 	e := &Envoy{config: c, dir: dir, output: &tail{}, exited: make(chan struct{})}
+	e.admin = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", e.socket())
+	}}}
 	if err := e.prepare(r); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -70,7 +81,14 @@ func Start(ctx context.Context, c Config, r envoy.Resources) (*Envoy, error) {
 	if err := e.run(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	if err := e.ready(ctx, r); err != nil {
+	err = e.ready(ctx, r)
+	e.started.Store(true)
+	select {
+	case <-e.exited:
+		err = e.ended()
+	default:
+	}
+	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
@@ -90,21 +108,30 @@ func (e *Envoy) run() error {
 		}
 		_ = e.cmd.Wait()
 		close(e.exited)
+		if e.started.Load() && !e.closing.Load() && e.config.Ended != nil {
+			e.config.Ended(e.ended())
+		}
 	}()
 	return <-started
 }
 
+func (e *Envoy) ended() error {
+	return fmt.Errorf("envoy ended (%s): %s", e.cmd.ProcessState, e.output)
+}
+
+// socket is Envoy's admin interface. It asks nobody for a password and can end
+// Envoy: on a TCP port every page in a browser and every user of this machine
+// could.
+func (e *Envoy) socket() string { return filepath.Join(e.dir, "admin.sock") }
+
 func (e *Envoy) prepare(r envoy.Resources) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
+	if n := len(e.socket()); n > maxSocketName {
+		return fmt.Errorf("envoy: the name of its admin socket has %d bytes, want at most %d: a shorter TMPDIR helps", n, maxSocketName)
 	}
-	e.admin = l.Addr().String()
-	l.Close()
 	if err := e.write(r, e.config.Endpoints); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(e.dir, "bootstrap.json"), bootstrap(e.dir, e.admin, e.config.Address))
+	return writeJSON(filepath.Join(e.dir, "bootstrap.json"), bootstrap(e.dir, e.socket(), e.config.Address))
 }
 
 // Update puts another configuration in force. Envoy watches its files.
@@ -152,7 +179,7 @@ func (e *Envoy) ready(ctx context.Context, r envoy.Resources) error {
 		}
 		select {
 		case <-e.exited:
-			return fmt.Errorf("envoy ended: %s", e.output)
+			return e.ended()
 		case <-ctx.Done():
 			return fmt.Errorf("envoy is not ready: %w: %s", ctx.Err(), e.output)
 		case <-time.After(20 * time.Millisecond):
@@ -165,18 +192,9 @@ func (e *Envoy) listening(ctx context.Context, r envoy.Resources) (bool, error) 
 		return false, fmt.Errorf("envoy refuses the configuration: %s", text)
 	}
 	for _, path := range []string{"/ready", "/listeners?format=json"} {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.admin+path, nil)
-		if err != nil {
-			return false, err
-		}
-		resp, err := http.DefaultClient.Do(req)
+		body, err := e.Ask(ctx, path)
 		if err != nil {
 			return false, nil // not up yet
-		}
-		body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-		resp.Body.Close()
-		if err != nil || resp.StatusCode != http.StatusOK {
-			return false, nil
 		}
 		if path != "/ready" {
 			var list struct {
@@ -190,12 +208,29 @@ func (e *Envoy) listening(ctx context.Context, r envoy.Resources) (bool, error) 
 	return true, nil
 }
 
-// Admin is the address of Envoy's admin interface.
-func (e *Envoy) Admin() string { return e.admin }
+// Ask reads a page of Envoy's admin interface: "/config_dump".
+func (e *Envoy) Ask(ctx context.Context, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://envoy"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := e.admin.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxPage))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("envoy's %s: %s", path, resp.Status)
+	}
+	return body, err
+}
 
 // Close ends Envoy.
 func (e *Envoy) Close() error {
 	e.once.Do(func() {
+		e.closing.Store(true)
+		e.admin.CloseIdleConnections()
 		_ = e.cmd.Process.Signal(os.Interrupt)
 		select {
 		case <-e.exited:
