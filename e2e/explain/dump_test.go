@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"io/fs"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
