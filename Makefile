@@ -51,6 +51,10 @@ $(TOOLS)/envoy/stamp: Makefile
 	$(TOOLS)/envoy/bin/envoy --version | grep -q $(ENVOY_VERSION)
 	touch $@
 
+.PHONY: cluster-tools
+cluster-tools: ## build etcd and kube-apiserver from their modules, about six CPU minutes cold
+	sh e2e/cluster/k8s/build.sh
+
 chromium:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	{ command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
