@@ -61,7 +61,9 @@ func parseArray(raw json.RawMessage) (*array, error) {
 		if err != nil {
 			return nil, err
 		}
-		at += n
+		if at += n; len(p.data) > maxNumbers {
+			return nil, failf(http.StatusRequestEntityTooLarge, "the request holds more numbers than the limit of %d", maxNumbers)
+		}
 	}
 	if p.ragged <= maxDims {
 		var shape strings.Builder

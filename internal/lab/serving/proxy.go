@@ -30,10 +30,11 @@ func Proxy(target string, log *slog.Logger) (http.Handler, error) {
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(u)
 			pr.Out.URL.RawQuery = pr.In.URL.RawQuery // as it came: ReverseProxy drops "a=b;c"
-			// What gateways said about the caller stays; this hop adds nothing, a Kubernetes
-			// Service would not either.
-			for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-				if values, ok := pr.In.Header[name]; ok {
+			// What gateways said about the caller stays; this hop adds and removes nothing, a
+			// Kubernetes Service would not either. ReverseProxy removes what the client's
+			// Connection names, who could so take away what says who the client is.
+			for name, values := range pr.In.Header {
+				if !hopByHop[name] {
 					pr.Out.Header[name] = values
 				}
 			}
@@ -46,6 +47,12 @@ func Proxy(target string, log *slog.Logger) (http.Handler, error) {
 			writeJSON(w, http.StatusBadGateway, message{"the model server " + u.Redacted() + " does not answer"})
 		},
 	}, nil
+}
+
+// hopByHop are the headers of one connection, Upgrade apart, which ReverseProxy keeps.
+var hopByHop = map[string]bool{
+	"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true, "Proxy-Authorization": true,
+	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
 }
 
 // transport opens a connection for each request: uvicorn, under MLServer and KServe, closes one

@@ -48,6 +48,28 @@ func TestProxyPassesOn(t *testing.T) {
 	}
 }
 
+// A client's Connection header names headers for a proxy to remove. Who the client is
+// must not be among them.
+func TestProxyKeepsWhatConnectionNames(t *testing.T) {
+	seen := make(chan http.Header, 1)
+	front := proxy(t, start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header })))
+	for _, connection := range []string{"Upgrade, x-postern-caller, X-Postern-Passport", "x-postern-caller, x-postern-passport"} {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", front+"/v1/models", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = http.Header{"Connection": {connection}, "Upgrade": {"websocket"}, "X-Postern-Caller": {"ada"}, "X-Postern-Passport": {"p"}}
+		res, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if got := <-seen; got.Get("X-Postern-Caller") != "ada" || got.Get("X-Postern-Passport") != "p" || strings.Contains(strings.Join(got["Connection"], ","), "postern") {
+			t.Errorf("Connection: %s: the model server saw %v", connection, got)
+		}
+	}
+}
+
 // TestProxyStreams: the first event arrives while the server still waits to send the second.
 func TestProxyStreams(t *testing.T) {
 	more := make(chan struct{})

@@ -9,7 +9,7 @@
 // Known differences, all on purpose:
 //   - a body with curl's form Content-Type is taken as JSON (KServe answers 500), and over V2 one
 //     without a Content-Type too (MLServer takes it, KServe answers 400);
-//   - a body has a size limit (413);
+//   - a body has a size limit, and so has the count of its numbers (413);
 //   - instances that are objects (a pandas DataFrame), V2's binary tensors and datatypes other than
 //     FP64, FP32 and INT64 are refused with 501, a second V2 input with 400;
 //   - what follows "Unrecognized request format: " is worded by this package, and an array of the
@@ -42,7 +42,11 @@ type Predictor interface {
 }
 
 // DefaultMaxBody is the size of the largest request body when Config says nothing, in bytes.
-const DefaultMaxBody = 32 << 20
+const DefaultMaxBody = 8 << 20
+
+// maxNumbers limits the numbers of one request: decoded they take four times the
+// memory of the shortest text, and each row takes more.
+const maxNumbers = 1 << 20
 
 // Config describes the predictor of one InferenceService.
 type Config struct {

@@ -202,6 +202,18 @@ func TestBodyLimit(t *testing.T) {
 	}
 }
 
+// A body within its limit can still hold very many numbers.
+func TestTooManyNumbers(t *testing.T) {
+	url := start(t, serving.New(serving.Config{Name: "sklearn-iris", Model: iris(t)}))
+	many := "[" + strings.Repeat("1,", 1<<20) + "1]"
+	if len(many) > serving.DefaultMaxBody {
+		t.Fatal("the body's own limit comes first")
+	}
+	const want = `{"error":"the request holds more numbers than the limit of 1048576"}`
+	check(t, url, "POST", predict, js, `{"instances":`+many+`}`, 413, want)
+	check(t, url, "POST", "/v2/models/sklearn-iris/infer", js, `{"inputs":[{"name":"x","shape":[1,1048577],"datatype":"FP64","data":`+many+`}]}`, 413, want)
+}
+
 func TestModelThatIsNotThere(t *testing.T) {
 	for _, c := range []struct {
 		loaded error
