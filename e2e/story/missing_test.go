@@ -54,7 +54,9 @@ func TestVirtualServiceToAMissingService(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.AddCookie(cookies[0])
+		for _, c := range cookies {
+			req.AddCookie(c)
+		}
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Fatal(err)

@@ -103,7 +103,8 @@ type Delegate struct {
 	// http://authservice.istio-system.svc.cluster.local:8080.
 	URL string `yaml:"url"`
 	// RequestHeaders are the headers it gets. Default authorization, cookie,
-	// x-auth-token. Also what may hold a session, authorization excepted.
+	// x-auth-token. Also what may hold a session, but for authorization, origin and
+	// sec-fetch-site.
 	RequestHeaders []string `yaml:"requestHeaders"`
 	// ResponseHeaders of its 200 go to the backend. Default kubeflow-userid.
 	ResponseHeaders []string `yaml:"responseHeaders"`

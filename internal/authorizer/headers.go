@@ -36,7 +36,7 @@ func newStripper(cfg Config) stripper {
 	}
 	secrets := []string{"authorization", "x-api-key", "x-auth-token"}
 	for _, h := range cfg.Login.Delegate.RequestHeaders {
-		if h != "cookie" { // cookies go one by one
+		if holdsSecret(strings.ToLower(h)) {
 			secrets = append(secrets, h)
 		}
 	}

@@ -82,11 +82,18 @@ func (l *login) sessionRules() credential.SessionRules {
 		Cookies: l.rules.Cookies, User: l.rules.UserHeader, Groups: l.rules.GroupsHeader, Life: l.rules.SessionLife,
 	}
 	for _, h := range l.rules.RequestHeaders {
-		if h != "authorization" && h != "cookie" {
+		if h != "authorization" && holdsSecret(h) {
 			r.Tokens = append(r.Tokens, h)
 		}
 	}
 	return r
+}
+
+// holdsSecret tells whether a header that the login gets may be a credential.
+// Cookies go one by one; what says where a browser's request comes from is none,
+// and a login that refuses other sites' requests needs it.
+func holdsSecret(header string) bool {
+	return header != "cookie" && header != "origin" && header != "sec-fetch-site"
 }
 
 // skips tells whether the login is not asked about a request for people's pages.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -214,5 +215,51 @@ func TestAttackATargetPortNoPodListensOn(t *testing.T) {
 	}
 	if got := r.opened(cluster); len(got) != 1 || got[0] != eps[0].Addr {
 		t.Errorf("when a pod listens: Envoy is given %v, want %v", got, eps[0].Addr)
+	}
+}
+
+// A page of another port of this machine is of the same site: its form comes with
+// the session's cookie. Postern's check passes on where it came from.
+func TestAttackLogoutByAnotherOrigin(t *testing.T) {
+	s := start(t, storyConfig(t))
+	outside := s.Doors()[0].URL
+	cookies, err := LogIn(context.Background(), outside, "user@example.com", "12341234")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, site, origin string
+		want, after        int
+	}{
+		{"another site", "cross-site", "http://evil.example.com", 403, 200},
+		{"another port", "same-site", "http://localhost:3000", 403, 200},
+		{"another port, an old browser", "", "http://localhost:3000", 403, 200},
+		{"the dashboard's form", "same-origin", outside, 303, 302},
+	} {
+		h := sending(cookies)
+		h.Set("Origin", tt.origin)
+		if tt.site != "" {
+			h.Set("Sec-Fetch-Site", tt.site)
+		}
+		if status, body, _ := s.do(t, call{method: "POST", url: outside + "/authservice/logout", header: h}); status != tt.want {
+			t.Errorf("%s: got %d %s, want %d", tt.name, status, body, tt.want)
+		}
+		if status, _, _ := s.do(t, call{url: outside + "/", header: sending(cookies)}); status != tt.after {
+			t.Errorf("%s: the dashboard afterwards: got %d, want %d", tt.name, status, tt.after)
+		}
+	}
+}
+
+// A connection without a request must not stay for ever.
+func TestServersEndIdleConnections(t *testing.T) {
+	s := start(t, storyConfig(t))
+	servers := append([]*http.Server{newHTTPServer(http.NotFoundHandler()).Server}, s.servers...)
+	for _, d := range s.Doors() {
+		servers = append(servers, d.server)
+	}
+	for _, server := range servers {
+		if server.IdleTimeout <= time.Minute { // our clients' own
+			t.Errorf("IdleTimeout: got %s", server.IdleTimeout)
+		}
 	}
 }

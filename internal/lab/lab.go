@@ -270,7 +270,7 @@ func (s *System) openPodProxy() error {
 		return err
 	}
 	s.podURL = l.Addr().String()
-	server := &http.Server{Handler: s.proxy, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: s.proxy, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout}
 	s.servers = append(s.servers, server)
 	s.wg.Go(func() { _ = server.Serve(l) })
 	return nil

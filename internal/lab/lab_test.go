@@ -202,6 +202,15 @@ func TestForgedHeadersAreGoneAtTheBackend(t *testing.T) {
 	}
 }
 
+// sending is what a browser with these cookies sends.
+func sending(cookies []*http.Cookie) http.Header {
+	var all []string
+	for _, c := range cookies {
+		all = append(all, c.Name+"="+c.Value)
+	}
+	return http.Header{"Cookie": {strings.Join(all, "; ")}}
+}
+
 func TestPeople(t *testing.T) {
 	s := start(t, storyConfig(t))
 	outside := s.Doors()[0].URL
@@ -209,7 +218,7 @@ func TestPeople(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	session := http.Header{"Cookie": {cookies[0].Name + "=" + cookies[0].Value}}
+	session := sending(cookies)
 	for _, c := range cookies {
 		if c.Secure || strings.HasPrefix(c.Name, "__Host-") {
 			t.Errorf("cookie %s cannot be set on plain http", c.Name)
@@ -325,7 +334,7 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("after the binding went to other pods", 401)
-	cookie := http.Header{"Cookie": {session[0].Name + "=" + session[0].Value}}
+	cookie := sending(session)
 	if status, body, _ := s.do(t, call{url: s.Doors()[0].URL + "/", header: cookie}); status != 200 || !strings.Contains(body, "user@example.com") {
 		t.Errorf("a session did not survive the change: got %d", status)
 	}

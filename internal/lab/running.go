@@ -288,11 +288,15 @@ func portsOf(p *topology.Pod) []uint16 {
 // httpServer is an *http.Server as a server.
 type httpServer struct{ *http.Server }
 
+// idleTimeout is how long a connection may be open without a request: longer than
+// our own clients keep one (a minute), so that none is closed under a request.
+const idleTimeout = 2 * time.Minute
+
 func newHTTPServer(h http.Handler) httpServer {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return httpServer{&http.Server{Handler: h, Protocols: protocols, ReadHeaderTimeout: 30 * time.Second, MaxHeaderBytes: 60 << 10, ErrorLog: quiet}}
+	return httpServer{&http.Server{Handler: h, Protocols: protocols, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: idleTimeout, MaxHeaderBytes: 60 << 10, ErrorLog: quiet}}
 }
 
 func (s httpServer) stop(ctx context.Context) error {

@@ -25,7 +25,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -57,19 +56,18 @@ type Config struct {
 	Logger *slog.Logger
 	// Now is the clock. If nil, time.Now.
 	Now func() time.Time
-	// Rand is the source of ids. If nil, crypto/rand.
-	Rand io.Reader
 }
 
-// Service answers Envoy's checks. It keeps sessions and pending logins in
-// memory, both bounded: when there are too many the oldest go.
+// Service answers Envoy's checks. It keeps sessions and which logins have ended in
+// memory, both bounded: when there are too many the oldest go. Of who has not
+// logged in it keeps nothing.
 type Service struct {
 	settings settings
 	provider *provider
 	log      *slog.Logger
-	rand     io.Reader
+	sealer   sealer
 	sessions *expiring[session]
-	logins   *expiring[login]
+	ended    *expiring[struct{}] // logins that have come back
 }
 
 // session is a person who has logged in.
@@ -91,21 +89,21 @@ func New(c Config) (*Service, error) {
 	if now == nil {
 		now = time.Now
 	}
-	source := c.Rand
-	if source == nil {
-		source = rand.Reader
-	}
 	logger := c.Logger
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
+	}
+	sealer, err := newSealer(now)
+	if err != nil {
+		return nil, fmt.Errorf("authservice: %w", err)
 	}
 	return &Service{
 		settings: set,
 		provider: newProvider(set, c.ClientID, c.ClientSecret, c.HTTPClient, now),
 		log:      logger,
-		rand:     source,
+		sealer:   sealer,
 		sessions: newExpiring[session](maxSessions, sessionLife, now),
-		logins:   newExpiring[login](maxLogins, loginLife, now),
+		ended:    newExpiring[struct{}](maxEnded, loginLife, now),
 	}, nil
 }
 
@@ -172,13 +170,14 @@ func (s *Service) sessionOf(r *http.Request) (session, bool) {
 	return s.sessions.get(keyOf(r.Header.Get(tokenHeader)))
 }
 
+// secretLen is the length of a secret's text.
+const secretLen = 43
+
 // secret is a new 256-bit random value, as text that fits cookies and URLs.
-func (s *Service) secret() (string, error) {
+func secret() string {
 	var b [32]byte
-	if _, err := io.ReadFull(s.rand, b[:]); err != nil {
-		return "", fmt.Errorf("random source: %w", err)
-	}
-	return base64.RawURLEncoding.EncodeToString(b[:]), nil
+	_, _ = rand.Read(b[:]) // never fails
+	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 // key is the SHA-256 of a secret. Secrets are kept and looked up by it only, so

@@ -104,13 +104,16 @@ func checkRedirect(t *testing.T, r reply) {
 			t.Errorf("%s: got %q, want %q", name, got, want)
 		}
 	}
-	for _, name := range []string{"state", "nonce", "code_challenge"} {
+	for _, name := range []string{"nonce", "code_challenge"} {
 		if len(q.Get(name)) != 43 { // 256 bits
 			t.Errorf("%s: got %q", name, q.Get(name))
 		}
 	}
-	if len(r.cookies) != 1 || r.cookies[0].Name != stateCookie || len(r.cookies[0].Value) != 43 || r.cookies[0].MaxAge != 1200 {
+	if len(r.cookies) != 1 || r.cookies[0].Name != stateCookie || r.cookies[0].MaxAge != 1200 {
 		t.Errorf("got cookies %v", r.cookies)
+	}
+	if state := q.Get("state"); len(state) < 43 || strings.Contains(state, q.Get("nonce")) || strings.Contains(r.location, r.cookies[0].Value) {
+		t.Errorf("the state tells what it holds: %q", r.location)
 	}
 	if got := r.header.Get("Cache-Control"); got != "no-store" {
 		t.Errorf("Cache-Control: got %q", got)

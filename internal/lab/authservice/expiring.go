@@ -28,10 +28,13 @@ func newExpiring[V any](limit int, life time.Duration, now func() time.Time) *ex
 	return &expiring[V]{max: limit, life: life, now: now, entries: map[key]*list.Element{}, order: list.New()}
 }
 
-// put adds a value under a new key.
-func (x *expiring[V]) put(k key, v V) {
+// put adds a value under a new key; one that is there stays, which put says.
+func (x *expiring[V]) put(k key, v V) (added bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if _, ok := x.live(k); ok {
+		return false
+	}
 	now := x.now()
 	for e := x.order.Front(); e != nil; e = x.order.Front() {
 		if x.order.Len() < x.max && now.Before(e.Value.(entry[V]).ends) {
@@ -40,6 +43,7 @@ func (x *expiring[V]) put(k key, v V) {
 		x.drop(e)
 	}
 	x.entries[k] = x.order.PushBack(entry[V]{k, v, now.Add(x.life)})
+	return true
 }
 
 func (x *expiring[V]) get(k key) (v V, ok bool) {
@@ -52,35 +56,15 @@ func (x *expiring[V]) get(k key) (v V, ok bool) {
 	return e.Value.(entry[V]).value, true
 }
 
-// take removes the value and gives it, to one caller only, if want agrees. If
-// it does not, the value stays.
-func (x *expiring[V]) take(k key, want func(V) bool) (v V, ok bool) {
+// remove tells whether the value was there, to one caller only.
+func (x *expiring[V]) remove(k key) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e, ok := x.live(k)
-	if !ok || !want(e.Value.(entry[V]).value) {
-		return v, false
+	if ok {
+		x.drop(e)
 	}
-	x.drop(e)
-	return e.Value.(entry[V]).value, true
-}
-
-func (x *expiring[V]) remove(k key) bool {
-	_, ok := x.take(k, func(V) bool { return true })
 	return ok
-}
-
-// any tells whether a value satisfies want.
-func (x *expiring[V]) any(want func(V) bool) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	now := x.now()
-	for e := x.order.Back(); e != nil; e = e.Prev() {
-		if it := e.Value.(entry[V]); now.Before(it.ends) && want(it.value) {
-			return true
-		}
-	}
-	return false
 }
 
 func (x *expiring[V]) live(k key) (*list.Element, bool) {

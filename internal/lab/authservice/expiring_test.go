@@ -6,19 +6,55 @@ import (
 	"time"
 )
 
-func TestPendingLoginsAreBounded(t *testing.T) {
+// Anonymous requests, however many, take no memory and no login from anybody.
+func TestAnonymousRequestsUndoNoLogin(t *testing.T) {
 	fake := newFake(t)
 	s := newService(t, fake, Config{Now: fake.clock.now})
 	b := newBrowser(t, newGateway(t, s, fake))
-	oldest := fake.begin(b, "/oldest")
-	for range maxLogins {
+	first := fake.begin(b, "/first")
+	for range maxEnded + 100 {
 		s.ServeHTTP(httptest.NewRecorder(), request("GET", "/"))
 	}
-	if got := s.logins.order.Len(); got != maxLogins || len(s.logins.entries) != maxLogins {
-		t.Errorf("got %d and %d, want %d", got, len(s.logins.entries), maxLogins)
+	if n := len(s.ended.entries) + len(s.sessions.entries); n != 0 {
+		t.Errorf("%d entries are kept of who has not logged in", n)
 	}
-	if r := b.get(callback(oldest)); r.status != 400 {
-		t.Errorf("the oldest: got %d", r.status)
+	if r := b.get(callback(first)); r.status != 302 || r.location != "/first" {
+		t.Errorf("the login that was under way: got %d to %q", r.status, r.location)
+	}
+}
+
+func TestSealer(t *testing.T) {
+	clock := newClock()
+	s, err := newSealer(clock.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := newSealer(clock.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := s.seal("a", time.Minute, []byte("content"))
+	if got, ok := s.open("a", sealed); !ok || string(got) != "content" {
+		t.Errorf("got %q, %v", got, ok)
+	}
+	for name, text := range map[string]string{"cut": sealed[:len(sealed)-4], "changed": "AAAA" + sealed[4:], "empty": "", "no base64": sealed + "=", "short": "AAAA"} {
+		if _, ok := s.open("a", text); ok {
+			t.Errorf("%s: opened", name)
+		}
+	}
+	if _, ok := s.open("b", sealed); ok {
+		t.Error("opened for another purpose")
+	}
+	if _, ok := other.open("a", sealed); ok {
+		t.Error("opened with another key")
+	}
+	clock.move(time.Minute - time.Millisecond)
+	if _, ok := s.open("a", sealed); !ok {
+		t.Error("ended early")
+	}
+	clock.move(time.Millisecond)
+	if _, ok := s.open("a", sealed); ok {
+		t.Error("outlives its time")
 	}
 }
 
@@ -35,17 +71,17 @@ func TestExpiring(t *testing.T) {
 	if _, ok := x.get(keyOf("a")); ok {
 		t.Error("the oldest is still there")
 	}
-	if _, ok := x.take(keyOf("b"), func(string) bool { return false }); ok {
-		t.Error("taken against the will")
+	if x.put(keyOf("b"), "other") {
+		t.Error("a second value under one key")
 	}
-	if v, ok := x.take(keyOf("b"), func(v string) bool { return v == "B" }); !ok || v != "B" {
-		t.Errorf("got %q, %v", v, ok)
+	if !x.remove(keyOf("b")) {
+		t.Error("was not there")
 	}
 	if _, ok := x.get(keyOf("b")); ok || x.remove(keyOf("b")) {
-		t.Error("taken and still there")
+		t.Error("removed and still there")
 	}
 	clock.move(time.Minute)
-	if _, ok := x.get(keyOf("c")); ok || x.any(func(string) bool { return true }) {
+	if _, ok := x.get(keyOf("c")); ok {
 		t.Error("expired and still there")
 	}
 	x.put(keyOf("d"), "D")

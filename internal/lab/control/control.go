@@ -96,7 +96,7 @@ func Serve(gateway string, lookup func(namespace, name string) (Pod, error)) (*S
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(pod)
 	})
-	s.server = &http.Server{Handler: authorized(info.Token, mux), ReadHeaderTimeout: 5 * time.Second}
+	s.server = &http.Server{Handler: authorized(info.Token, mux), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 	go func() { _ = s.server.Serve(l) }()
 	return s, nil
 }

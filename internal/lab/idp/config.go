@@ -63,6 +63,15 @@ type settings struct {
 	clients      []storage.Client
 }
 
+// path is where Dex answers: that of its issuer.
+func (s settings) path() string {
+	u, err := url.Parse(s.issuer)
+	if err != nil {
+		return "" // cannot happen: parse has looked at it
+	}
+	return strings.TrimSuffix(u.Path, "/")
+}
+
 // parse reads config.yaml. Its error joins everything that is wrong, each with
 // its line and field; no secret and no hash is part of it.
 func parse(text []byte, env func(string) string) (settings, error) {

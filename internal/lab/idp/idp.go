@@ -3,7 +3,8 @@
 //
 // It is the only package that imports Dex (github.com/dexidp/dex/server links
 // every connector Dex has). Dex keeps its state in memory; its users are the
-// static passwords of the file; its pages are the ones it ships.
+// static passwords of the file; its pages are the ones it ships. Dex's device flow,
+// which nothing of Kubeflow's uses and which keeps what anybody sends, is not served.
 package idp
 
 import (
@@ -12,6 +13,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path"
+	"strings"
 	"time"
 
 	gosundheit "github.com/AppsFlyer/go-sundheit"
@@ -48,6 +51,7 @@ type Config struct {
 // issuer (http://dex.auth.svc.cluster.local:5556/dex in Kubeflow: under /dex).
 type Server struct {
 	dex    http.Handler
+	device string // where the device flow would be
 	store  storage.Storage
 	ctx    context.Context // ends with Close: Dex's two background tasks and ServeHTTP watch it
 	cancel context.CancelFunc
@@ -81,12 +85,12 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		cancel()
 		return nil, errors.Join(fmt.Errorf("dex: %w", err), store.Close())
 	}
-	return &Server{dex: dex, store: store, ctx: ctx, cancel: cancel}, nil
+	return &Server{dex: dex, device: conf.path() + "/device", store: store, ctx: ctx, cancel: cancel}, nil
 }
 
 // newStore stacks the file's static objects on an empty memory, as dex/cmd/dex/serve.go does.
 func newStore(conf settings, logger *slog.Logger) storage.Storage {
-	s := memory.New(logger)
+	var s storage.Storage = &bounded{Storage: memory.New(logger)}
 	s = storage.WithStaticClients(s, conf.clients)
 	s = storage.WithStaticPasswords(s, conf.passwords, logger)
 	return storage.WithStaticConnectors(s, []storage.Connector{
@@ -112,11 +116,14 @@ func start(ctx context.Context, conf settings, store storage.Storage, logger *sl
 		IDTokensValidFor:   tokenLife,
 		RefreshTokenPolicy: refresh,
 		Now:                now,
-		Logger:             logger,
-		Signer:             keys,
-		HealthChecker:      gosundheit.New(),   // without checks: always healthy, no goroutine
-		PrometheusRegistry: nil,                // no metrics: nothing reaches a global registry
-		Web:                server.WebConfig{}, // the pages embedded in dex/web
+
+		AuthRequestsValidFor: loginLife,
+		GCFrequency:          time.Minute,
+		Logger:               logger,
+		Signer:               keys,
+		HealthChecker:        gosundheit.New(),   // without checks: always healthy, no goroutine
+		PrometheusRegistry:   nil,                // no metrics: nothing reaches a global registry
+		Web:                  server.WebConfig{}, // the pages embedded in dex/web
 	})
 	if err != nil {
 		return nil, err
@@ -134,7 +141,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "dex is shut down", http.StatusServiceUnavailable)
 		return
 	}
-	s.dex.ServeHTTP(w, r)
+	switch {
+	case len(r.RequestURI) > maxTarget:
+		http.Error(w, fmt.Sprintf("the path and query are longer than %d bytes", maxTarget), http.StatusRequestURITooLong)
+	case strings.HasPrefix(path.Clean(r.URL.Path)+"/", s.device+"/"):
+		http.Error(w, "the device flow is not served here", http.StatusNotFound)
+	default:
+		s.dex.ServeHTTP(w, r)
+	}
 }
 
 // Close stops Dex's background tasks and releases its storage. It may be called again.

@@ -167,3 +167,53 @@ func TestNewRefusesABadFile(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What anybody sends is kept within bounds: the oldest logins that have begun go,
+// a newer one still comes to its end.
+func TestBegunLoginsAreBounded(t *testing.T) {
+	s, server := newDex(t, Config{})
+	const begin = "/dex/auth/local?client_id=kubeflow-oidc-authservice&redirect_uri=%2Flogin%2Foidc&response_type=code&scope=openid"
+	form := func() string {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("GET", begin, nil))
+		if w.Code != http.StatusFound {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+		return w.Header().Get("Location")
+	}
+	first := form()
+	var second string
+	for i := range maxLogins {
+		if at := form(); i == 0 {
+			second = at
+		}
+	}
+	for at, want := range map[string]int{first: http.StatusBadRequest, second: http.StatusOK} { // Dex: "Requested resource does not exist."
+		if status, body := get(t, server.URL+at); status != want {
+			t.Errorf("got %d, want %d: %s", status, want, body)
+		}
+	}
+}
+
+func TestWhatDexDoesNotGet(t *testing.T) {
+	s, _ := newDex(t, Config{})
+	for target, want := range map[string]int{
+		"/dex/device":           404,
+		"/dex/device/code":      404,
+		"/dex//device/code":     404,
+		"/dex/x/../device/code": 404,
+		"/dex/%64evice/code":    404,
+		"/dex/keys":             200,
+		"/dex/keys?" + strings.Repeat("a", maxTarget): 414,
+	} {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("POST", target, nil))
+		if get := httptest.NewRecorder(); want == 200 {
+			s.ServeHTTP(get, httptest.NewRequest("GET", target, nil))
+			w = get
+		}
+		if w.Code != want {
+			t.Errorf("%.40s: got %d %s, want %d", target, w.Code, w.Body, want)
+		}
+	}
+}
