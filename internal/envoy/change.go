@@ -62,16 +62,15 @@ func (c *headerChange) options(in []*corev3.HeaderValueOption) ([]headerOption, 
 
 // apply does one option to a list of headers.
 func (o headerOption) apply(h *Headers) {
-	_, found := h.Get(o.name)
 	switch o.action {
 	case corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD:
 		h.Set(o.name, o.value)
 	case corev3.HeaderValueOption_OVERWRITE_IF_EXISTS:
-		if found {
+		if h.has(o.name) {
 			h.Set(o.name, o.value)
 		}
 	case corev3.HeaderValueOption_ADD_IF_ABSENT:
-		if !found {
+		if !h.has(o.name) {
 			h.Add(o.name, o.value)
 		}
 	default:

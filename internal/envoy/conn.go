@@ -65,10 +65,15 @@ type stream struct {
 	upgrade                           string
 	attempted                         bool
 	response                          ResponseChange
+	outcome                           Outcome
+	seen                              headerClass // of the headers that came
+	peer, own                         addressText // of source and destination
 	env                               Env
 	trace                             *Trace
 
 	routes   *routeTable
+	host     *virtualHost // of hostOf, an authority
+	hostOf   string
 	route    *route // the cached route
 	chosen   bool   // route holds the choice, nil for none
 	unknown  string // why the last maybe was one
@@ -77,25 +82,14 @@ type stream struct {
 	egress   bool // the route's decorator goes to the upstream
 }
 
-// x-envoy-* headers that a request from outside may not carry
-// (ConnectionManagerUtility::cleanInternalHeaders).
-var internalHeaders = []string{
-	"x-envoy-internal", "x-envoy-decorator-operation", "x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node", "x-envoy-original-path", "x-envoy-original-host",
-	"x-envoy-retriable-header-names", "x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-upstream-alt-stat-name",
-	"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-rq-timeout-alt-response",
-	"x-envoy-expected-rq-timeout-ms", "x-envoy-force-trace", "x-envoy-ip-tags", "x-envoy-original-url", "x-envoy-retriable-status-codes", "x-envoy-hedge-on-per-try-timeout",
-}
-
 // accept does the connection manager's part: it normalises the path, rewrites
 // the headers, and answers what may not go on. A nil Outcome goes on.
 func (c *connManager) accept(req Request, s *stream) *Outcome {
 	if len(c.unmodelled) > 0 {
 		return unknown(strings.Join(c.unmodelled, ", "))
 	}
-	if !validTarget(req.Path) {
-		return s.local(400, "Bad Request", "http1.codec_error")
-	}
-	if !validAuthority(req.Authority) {
+	traits, valid := targetTraits(req.Path)
+	if !valid || !validAuthority(req.Authority) {
 		return s.local(400, "Bad Request", "http1.codec_error")
 	}
 	if req.Method == "CONNECT" {
@@ -103,32 +97,44 @@ func (c *connManager) accept(req Request, s *stream) *Outcome {
 	}
 	s.method, s.authority, s.protocol = req.Method, req.Authority, req.Protocol
 	s.source, s.destination = req.Source, req.Destination
-	s.headers = combine(req.Headers)
+	s.combine(req.Headers, c.useRemoteAddress)
 
-	path, _, _ := strings.Cut(req.Path, "#") // http_reject_path_with_fragment is false in Istio's bootstrap
-	if c.normalize {
+	path := req.Path
+	if traits&pathFragment != 0 {
+		path, _, _ = strings.Cut(path, "#") // http_reject_path_with_fragment is false in Istio's bootstrap
+	}
+	if c.normalize && traits&pathUnusual != 0 {
 		ok := false
 		if path, ok = normalizePath(path); !ok {
 			return s.local(400, "", "path_normalization_failed")
 		}
 	}
-	if c.mergeSlashes {
+	if c.mergeSlashes && strings.Contains(path, "//") {
 		path = mergeSlashes(path)
 	}
 	s.path = path
-	if path != req.Path {
+	if s.trace != nil && path != req.Path {
 		s.trace.add(Step{Stage: "connection", Text: "path " + req.Path + " becomes " + path})
 	}
 	return c.headers(s)
 }
 
-// combine joins what Envoy keeps in one field.
-func combine(in Headers) Headers {
-	out := make(Headers, 0, len(in)+8)
-	for _, h := range in {
-		out.Add(h.Name, h.Value)
+// combine copies the headers, joins what Envoy keeps in one field and leaves out
+// what goes in any case.
+func (s *stream) combine(in Headers, external bool) {
+	drop := headerHop
+	if external {
+		drop |= headerInternal
 	}
-	return out
+	for i := range in {
+		h := &in[i]
+		class := classOf(h.Name)
+		if class&drop != 0 || class&headerJoined != 0 && s.seen&class&^headerFlags != 0 && s.headers.join(h.Name, h.Value) {
+			continue
+		}
+		s.seen |= class
+		s.headers = append(s.headers, *h)
+	}
 }
 
 // The addresses Envoy takes for its own machine (Network::Utility::isLoopbackAddress):
@@ -136,6 +142,45 @@ func combine(in Headers) Headers {
 var localhost4, localhost6 = netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
 
 func (c *connManager) headers(s *stream) *Outcome {
+	if s.seen&headerExamined != 0 {
+		if o := c.examine(s); o != nil {
+			return o
+		}
+	}
+	if !c.useRemoteAddress {
+		return unknown("HttpConnectionManager.use_remote_address=false")
+	}
+	peer := s.peer.of(s.source.Addr())
+	shown := peer
+	if s.peer.addr == localhost4 || s.peer.addr == localhost6 {
+		shown = s.own.of(s.destination.Addr())
+	}
+	if s.seen&headerForwardedFor != 0 {
+		if xff, ok := s.headers.Get("x-forwarded-for"); ok && xff != "" {
+			shown = xff + "," + shown
+		}
+	}
+	s.put(headerForwardedFor, "x-forwarded-for", shown)
+	s.put(headerForwardedProto, "x-forwarded-proto", "http")
+	s.put(headerExternalAddress, "x-envoy-external-address", peer)
+	s.put(headerRequestID, "x-request-id", s.env.RequestID)
+	if s.seen&headerClientCert != 0 {
+		s.headers.Remove("x-forwarded-client-cert")
+	}
+	return nil
+}
+
+// put is Headers.Set for a header with a class of its own.
+func (s *stream) put(class headerClass, name, value string) {
+	if s.seen&class != 0 {
+		s.headers.Set(name, value)
+		return
+	}
+	s.headers = append(s.headers, Header{name, value})
+}
+
+// examine deals with the headers whose values matter here.
+func (c *connManager) examine(s *stream) *Outcome {
 	h := &s.headers
 	if up, ok := upgradeOf(s.headers); ok && up != "h2c" {
 		if !c.upgrades[up] {
@@ -150,52 +195,17 @@ func (c *connManager) headers(s *stream) *Outcome {
 	}
 	if te, ok := h.Get("te"); ok { // ConnectionManagerUtility::sanitizeTEHeader
 		h.Remove("te")
-		if slices.ContainsFunc(strings.Split(te, ","), func(t string) bool { return strings.EqualFold(strings.TrimSpace(t), "trailers") }) {
-			h.Add("te", "trailers")
+		for t := range strings.SplitSeq(te, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), "trailers") {
+				h.Add("te", "trailers")
+				break
+			}
 		}
-	}
-	for _, name := range []string{"keep-alive", "proxy-connection", "transfer-encoding"} {
-		h.Remove(name)
 	}
 	if expect, _ := h.Get("expect"); strings.EqualFold(expect, "100-continue") {
 		h.Remove("expect") // answered here
 	}
-	if !c.useRemoteAddress {
-		return unknown("HttpConnectionManager.use_remote_address=false")
-	}
-	peer := s.source.Addr().Unmap()
-	shown := peer
-	if peer == localhost4 || peer == localhost6 {
-		shown = s.destination.Addr().Unmap()
-	}
-	if xff, ok := h.Get("x-forwarded-for"); ok && xff != "" {
-		h.Set("x-forwarded-for", xff+","+shown.String())
-	} else {
-		h.Set("x-forwarded-for", shown.String())
-	}
-	h.Set("x-forwarded-proto", "http")
-	for _, name := range internalHeaders {
-		h.Remove(name)
-	}
-	h.Set("x-envoy-external-address", peer.String())
-	h.Set("x-request-id", s.env.RequestID)
-	h.Remove("x-forwarded-client-cert")
 	return nil
-}
-
-// removeNominated removes the headers that Connection names (RFC 9110, 7.6.1;
-// Envoy's Utility::sanitizeConnectionHeader), before any filter sees them: what a
-// filter adds later, a client cannot take away.
-func (h *Headers) removeNominated() {
-	connection, ok := h.Get("connection")
-	if !ok {
-		return
-	}
-	for _, name := range strings.Split(strings.ToLower(connection), ",") {
-		if name = strings.TrimSpace(name); name != "" && name != "close" && name != "te" {
-			h.Remove(name)
-		}
-	}
 }
 
 func upgradeOf(h Headers) (string, bool) {
@@ -209,43 +219,4 @@ func upgradeOf(h Headers) (string, bool) {
 		return "", false
 	}
 	return strings.ToLower(upgrade), true
-}
-
-// validTarget is what Envoy's HTTP/1 codec (Balsa) takes for a path: printable
-// ASCII from a leading slash on.
-func validTarget(path string) bool {
-	if path == "" || path[0] != '/' {
-		return false
-	}
-	for i := range len(path) {
-		if path[i] <= ' ' || path[i] >= 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-// validAuthority is nghttp2's check of :authority (HeaderUtility::authorityIsValid).
-func validAuthority(a string) bool {
-	for i := range len(a) {
-		c := a[i]
-		if !unreserved(c) && !strings.ContainsRune("!$%&'()*+,:;=@[]", rune(c)) {
-			return false
-		}
-	}
-	return true
-}
-
-func mergeSlashes(path string) string {
-	path, query, has := strings.Cut(path, "?")
-	var b strings.Builder
-	for i := range len(path) {
-		if path[i] != '/' || i == 0 || path[i-1] != '/' {
-			b.WriteByte(path[i])
-		}
-	}
-	if has {
-		return b.String() + "?" + query
-	}
-	return b.String()
 }

@@ -212,8 +212,10 @@ func (t *routeTable) hosts() []*virtualHost {
 	for _, vh := range t.exact {
 		set[vh] = true
 	}
-	for _, w := range append(append([]wildcard{}, t.suffix...), t.prefix...) {
-		set[w.host] = true
+	for _, w := range []wildcards{t.suffix, t.prefix} {
+		for _, vh := range w.hosts {
+			set[vh] = true
+		}
 	}
 	out := make([]*virtualHost, 0, len(set))
 	for vh := range set {
@@ -225,25 +227,7 @@ func (t *routeTable) hosts() []*virtualHost {
 
 // Evaluate says what the proxy does with a request. The trace may be nil.
 func (p *Proxy) Evaluate(req Request, env Env, trace *Trace) Outcome {
-	l := p.listeners[req.Destination.Port()]
-	if l == nil {
-		return *unknown(fmt.Sprintf("no listener on port %d", req.Destination.Port()))
-	}
-	if l.unknown != "" {
-		return *unknown("listener " + l.name + ": " + l.unknown)
-	}
-	s := &stream{env: env, trace: trace, routes: l.routes, listener: l}
-	o := l.conn.accept(req, s)
-	if o == nil {
-		o = l.run(s)
-	}
-	if o.Kind == Local {
-		o.Headers.Set("server", l.conn.serverName)
-	}
-	if s.chosen && s.route != nil {
-		o.Route = &s.route.info
-	}
-	return *o
+	return new(Scratch).Evaluate(p, req, env, trace)
 }
 
 func (l *listener) run(s *stream) *Outcome {
@@ -305,8 +289,7 @@ func (rt *route) forward(s *stream) *Outcome {
 		s.headers.Set("x-envoy-attempt-count", "1")
 	}
 	original := s.authority
-	levels := []*headerChange{&rt.change, &rt.host.change, &s.routes.change}
-	for _, c := range levels {
+	for _, c := range [...]*headerChange{&rt.change, &rt.host.change, &s.routes.change} {
 		if c.unmodelled != "" {
 			return unknown(c.unmodelled)
 		}
@@ -319,22 +302,34 @@ func (rt *route) forward(s *stream) *Outcome {
 	if s.authority != original {
 		s.headers.Set("x-envoy-original-host", original)
 	}
-	if rt.action.prefixRewrite != "" {
+	if to, n := rt.action.prefixRewrite, len(rt.action.prefix); to != "" {
 		s.headers.Set("x-envoy-original-path", s.path)
-		s.path = rt.action.prefixRewrite + s.path[len(rt.action.prefix):]
+		if s.path[:n] != to {
+			s.path = to + s.path[n:]
+		}
 	}
-	if _, limited := s.headers.Get("grpc-timeout"); limited && s.grpc() && rt.action.grpcTimeouts {
+	grpc := s.grpc()
+	if grpc && rt.action.grpcTimeouts && s.headers.has("grpc-timeout") {
 		return unknown("the request's grpc-timeout")
 	}
-	if ms := strconv.FormatInt(rt.action.timeout.Milliseconds(), 10); rt.action.timeout > 0 {
+	if rt.action.timeout > 0 {
+		ms := rt.action.milliseconds
 		s.headers.Set("x-envoy-expected-rq-timeout-ms", ms)
-		if s.grpc() { // Grpc::Common::toGrpcTimeout
+		if grpc { // Grpc::Common::toGrpcTimeout
 			s.headers.Set("grpc-timeout", ms+"m")
 		}
 	}
-	s.trace.add(Step{Stage: "router", Text: fmt.Sprintf("%s http://%s%s to %s", s.method, s.authority, s.path, rt.action.cluster), Object: rt.info.Object()})
-	return &Outcome{Kind: Forward, Cluster: rt.action.cluster, Timeout: rt.action.timeout, Upgrade: s.upgrade, Response: s.response,
-		Request: Upstream{Method: s.method, Authority: s.authority, Path: s.path, Headers: s.headers}}
+	if s.trace != nil {
+		s.trace.add(Step{Stage: "router", Text: fmt.Sprintf("%s http://%s%s to %s", s.method, s.authority, s.path, rt.action.cluster), Object: rt.info.Object()})
+	}
+	return s.answer(Outcome{Kind: Forward, Cluster: rt.action.cluster, Timeout: rt.action.timeout, Upgrade: s.upgrade, Response: s.response,
+		Request: Upstream{Method: s.method, Authority: s.authority, Path: s.path, Headers: s.headers}})
+}
+
+// answer keeps an outcome in the stream's memory.
+func (s *stream) answer(o Outcome) *Outcome {
+	s.outcome = o
+	return &s.outcome
 }
 
 func unknown(why string) *Outcome { return &Outcome{Kind: Unknown, Reason: why} }
@@ -342,7 +337,7 @@ func unknown(why string) *Outcome { return &Outcome{Kind: Unknown, Reason: why} 
 // local is a reply Envoy makes by itself. To a gRPC request it is a 200 with
 // the status in grpc-status (Http::Utility::sendLocalReply).
 func (s *stream) local(status int, body, details string) *Outcome {
-	o := &Outcome{Kind: Local, Reason: details, Status: status, Body: body}
+	o := s.answer(Outcome{Kind: Local, Reason: details, Status: status, Body: body})
 	if s.grpc() {
 		o.Status, o.Body = 200, ""
 		o.Headers = Headers{{"content-type", "application/grpc"}, {"grpc-status", strconv.Itoa(grpcStatus(status))}, {"content-length", "0"}}

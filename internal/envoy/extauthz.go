@@ -100,7 +100,7 @@ func (f *extAuthz) matchers(in *matcherv3.ListStringMatcher, out *[]stringMatche
 		if err != nil {
 			return err
 		}
-		if m.match == nil {
+		if m.unmodelled != "" {
 			f.unmodelled = append(f.unmodelled, m.unmodelled)
 			continue
 		}
@@ -110,7 +110,12 @@ func (f *extAuthz) matchers(in *matcherv3.ListStringMatcher, out *[]stringMatche
 }
 
 func matchesAny(list []stringMatcher, name string) bool {
-	return slices.ContainsFunc(list, func(m stringMatcher) bool { return m.match(name) })
+	for i := range list {
+		if list[i].match(name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *extAuthz) decode(s *stream) *Outcome {
@@ -362,7 +367,9 @@ func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
 	s.response.Add = append(s.response.Add, c.response...)
 	s.response.Set = append(s.response.Set, c.responseSet...)
 	s.reach("allowed")
-	s.trace.add(Step{Stage: f.name, Text: "allowed by " + f.cluster})
+	if s.trace != nil {
+		s.trace.add(Step{Stage: f.name, Text: "allowed by " + f.cluster})
+	}
 	return nil
 }
 

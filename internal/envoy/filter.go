@@ -155,7 +155,9 @@ func (f forwardedHost) decode(s *stream) *Outcome {
 	}
 	s.headers.Add("x-forwarded-host", s.authority)
 	s.reach("header added")
-	s.trace.add(Step{Stage: f.name, Text: "adds x-forwarded-host: " + s.authority + " and clears the chosen route"})
+	if s.trace != nil {
+		s.trace.add(Step{Stage: f.name, Text: "adds x-forwarded-host: " + s.authority + " and clears the chosen route"})
+	}
 	s.clearRoute()
 	return nil
 }

@@ -11,30 +11,40 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// metadata is the stream's dynamic metadata by filter namespace.
-type metadata map[string]*structpb.Struct
+// metadata is the stream's dynamic metadata. There are few values, so they stand
+// in a row.
+type metadata []metadatum
+
+type metadatum struct {
+	namespace, key string
+	value          *structpb.Value
+}
 
 func (m *metadata) set(namespace, key string, value *structpb.Value) {
-	if *m == nil {
-		*m = metadata{}
+	for i := range *m {
+		if d := &(*m)[i]; d.namespace == namespace && d.key == key {
+			d.value = value
+			return
+		}
 	}
-	if (*m)[namespace] == nil {
-		(*m)[namespace] = &structpb.Struct{Fields: map[string]*structpb.Value{}}
-	}
-	(*m)[namespace].Fields[key] = value
+	*m = append(*m, metadatum{namespace, key, value})
 }
 
 // at follows a path of keys; nil when there is no such value.
 func (m metadata) at(namespace string, path []string) *structpb.Value {
-	st := m[namespace]
-	for i, key := range path {
-		v := st.GetFields()[key]
-		if i == len(path)-1 {
-			return v
-		}
-		st = v.GetStructValue()
+	if len(path) == 0 {
+		return nil
 	}
-	return nil
+	var v *structpb.Value
+	for i := range m {
+		if m[i].namespace == namespace && m[i].key == path[0] {
+			v = m[i].value
+		}
+	}
+	for _, key := range path[1:] {
+		v = v.GetStructValue().GetFields()[key]
+	}
+	return v
 }
 
 // predicate is one permission or principal.
@@ -48,22 +58,25 @@ type policySet struct {
 
 type policy struct {
 	name                    string
+	value                   *structpb.Value // name
 	permissions, principals []predicate
-	matches                 truth // no, yes: whatever comes
+	matches                 truth     // no, yes: whatever comes
+	holds                   predicate // a permission and a principal
 }
 
 // rbacFilter is envoy.filters.http.rbac.
 type rbacFilter struct {
 	name          string
 	rules, shadow *policySet
-	shadowPrefix  string
+	// keys of the shadow rules' result in the metadata
+	shadowPolicy, shadowResult string
 }
 
 func compileRBAC(name string, c *rbacv3.RBAC) (filter, error) {
 	if extra := fieldsBut(c, "rules", "shadow_rules", "shadow_rules_stat_prefix", "rules_stat_prefix", "track_per_rule_stats"); len(extra) > 0 {
 		return notModelled{strings.Join(extra, ", ")}, nil
 	}
-	f := &rbacFilter{name: name, shadowPrefix: c.ShadowRulesStatPrefix}
+	f := &rbacFilter{name: name, shadowPolicy: c.ShadowRulesStatPrefix + "shadow_effective_policy_id", shadowResult: c.ShadowRulesStatPrefix + "shadow_engine_result"}
 	var err error
 	if f.rules, err = compilePolicies(c.Rules); err != nil {
 		return nil, fmt.Errorf("filter %s: %w", name, err)
@@ -80,7 +93,7 @@ func compilePolicies(r *rbacconfigv3.RBAC) (*policySet, error) {
 	}
 	set := &policySet{action: r.Action}
 	for name, p := range r.Policies {
-		c := policy{name: name, matches: always(p)}
+		c := policy{name: name, value: structpb.NewStringValue(name), matches: always(p)}
 		for _, x := range p.Permissions {
 			pred, err := compilePermission(x)
 			if err != nil {
@@ -98,6 +111,8 @@ func compilePolicies(r *rbacconfigv3.RBAC) (*policySet, error) {
 		if extra := fieldsBut(p, "permissions", "principals"); len(extra) > 0 {
 			c.permissions = append(c.permissions, cannotTell(strings.Join(extra, ", ")))
 		}
+		permitted, meant := anyOf(c.permissions), anyOf(c.principals)
+		c.holds = func(s *stream) truth { return min(permitted(s), meant(s)) }
 		set.policies = append(set.policies, c)
 	}
 	sort.Slice(set.policies, func(i, j int) bool { return set.policies[i].name < set.policies[j].name })
@@ -139,17 +154,17 @@ func allOf(ps []predicate) predicate {
 
 func negated(p predicate) predicate { return func(s *stream) truth { return p(s).not() } }
 
+// nobody stands for no policy.
+var nobody policy
+
 // match finds the first policy, by name, that matches.
-func (set *policySet) match(s *stream) (name string, t truth) {
-	for _, p := range set.policies {
-		switch min(anyOf(p.permissions)(s), anyOf(p.principals)(s)) {
-		case yes:
-			return p.name, yes
-		case maybe:
-			return p.name, maybe
+func (set *policySet) match(s *stream) (*policy, truth) {
+	for i := range set.policies {
+		if t := set.policies[i].holds(s); t != no {
+			return &set.policies[i], t
 		}
 	}
-	return "", no
+	return &nobody, no
 }
 
 func (f *rbacFilter) decode(s *stream) *Outcome {
@@ -160,27 +175,31 @@ func (f *rbacFilter) decode(s *stream) *Outcome {
 		return unknown("route configuration of filter " + f.name)
 	}
 	if f.shadow != nil {
-		name, t := f.shadow.match(s)
+		p, t := f.shadow.match(s)
 		if t == maybe {
-			return unknown(fmt.Sprintf("RBAC policy %s: %s", name, s.unknown))
+			return unknown(fmt.Sprintf("RBAC policy %s: %s", p.name, s.unknown))
 		}
-		f.shadow.reach(s, "shadow ", name, t)
-		f.record(s, name, t)
+		f.shadow.reach(s, "shadow ", p.name, t)
+		f.record(s, p, t)
 	}
 	if f.rules == nil {
 		return nil
 	}
-	name, t := f.rules.match(s)
+	p, t := f.rules.match(s)
 	if t == maybe {
-		return unknown(fmt.Sprintf("RBAC policy %s: %s", name, s.unknown))
+		return unknown(fmt.Sprintf("RBAC policy %s: %s", p.name, s.unknown))
 	}
-	f.rules.reach(s, "", name, t)
-	object, rule := istioPolicy(name)
-	if (f.rules.action == rbacconfigv3.RBAC_ALLOW) == (t == yes) {
+	f.rules.reach(s, "", p.name, t)
+	allowed := (f.rules.action == rbacconfigv3.RBAC_ALLOW) == (t == yes)
+	if allowed && s.trace == nil {
+		return nil
+	}
+	object, rule := istioPolicy(p.name)
+	if allowed {
 		s.trace.add(Step{Stage: f.name, Text: "allowed", Object: object, Rule: rule})
 		return nil
 	}
-	detail := name
+	detail := p.name
 	if detail == "" {
 		detail = "none"
 		f.rules.misses(s, f.name)
@@ -189,21 +208,26 @@ func (f *rbacFilter) decode(s *stream) *Outcome {
 	return s.local(403, "RBAC: access denied", "rbac_access_denied_matched_policy["+detail+"]")
 }
 
+var allowedValue, deniedValue = structpb.NewStringValue("allowed"), structpb.NewStringValue("denied")
+
 // record leaves the shadow engine's result as dynamic metadata, where ext_authz
 // finds it (RoleBasedAccessControlFilter::evaluateShadowEngine).
-func (f *rbacFilter) record(s *stream, name string, t truth) {
-	result := "denied"
+func (f *rbacFilter) record(s *stream, p *policy, t truth) {
+	result := deniedValue
 	if (f.shadow.action == rbacconfigv3.RBAC_ALLOW) == (t == yes) {
-		result = "allowed"
+		result = allowedValue
 	}
-	if name != "" {
-		s.metadata.set("envoy.filters.http.rbac", f.shadowPrefix+"shadow_effective_policy_id", structpb.NewStringValue(name))
+	if p.name != "" {
+		s.metadata.set("envoy.filters.http.rbac", f.shadowPolicy, p.value)
 	}
-	s.metadata.set("envoy.filters.http.rbac", f.shadowPrefix+"shadow_engine_result", structpb.NewStringValue(result))
+	s.metadata.set("envoy.filters.http.rbac", f.shadowResult, result)
+	if s.trace == nil {
+		return
+	}
 	if t == no {
 		f.shadow.misses(s, f.name)
 	}
-	object, rule := istioPolicy(name)
+	object, rule := istioPolicy(p.name)
 	text := "no CUSTOM policy matches"
 	if t == yes {
 		text = "CUSTOM policy matches: the authorizer will be asked"

@@ -2,7 +2,8 @@ package envoy
 
 import (
 	"fmt"
-	"sort"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,16 +17,33 @@ type routeTable struct {
 	name       string
 	ignorePort bool
 	exact      map[string]*virtualHost
-	suffix     []wildcard // "*.example.com", longest first
-	prefix     []wildcard // "example.*", longest first
+	suffix     wildcards // "*.example.com"
+	prefix     wildcards // "example.*"
 	any        *virtualHost
 	change     headerChange
 	unmodelled []string
 }
 
-type wildcard struct {
-	text string
-	host *virtualHost
+// wildcards are hosts that begin or end with a star, by the rest of their text.
+type wildcards struct {
+	hosts   map[string]*virtualHost
+	lengths []int // of those texts, longest first
+}
+
+// add keeps what came first: Envoy refuses a wildcard that is given twice.
+func (w *wildcards) add(text string, vh *virtualHost) error {
+	if w.hosts == nil {
+		w.hosts = map[string]*virtualHost{}
+	}
+	if w.hosts[text] != nil {
+		return fmt.Errorf("wildcard domain of %q given twice", text)
+	}
+	w.hosts[text] = vh
+	at, found := slices.BinarySearchFunc(w.lengths, len(text), func(have, want int) int { return want - have })
+	if !found {
+		w.lengths = slices.Insert(w.lengths, at, len(text))
+	}
+	return nil
 }
 
 type virtualHost struct {
@@ -58,7 +76,8 @@ type action struct {
 	prefix        string // the matched prefix, replaced by prefixRewrite
 	prefixRewrite string
 	timeout       time.Duration
-	grpcTimeouts  bool // the request's grpc-timeout changes the time-out
+	milliseconds  string // the time-out as a header says it
+	grpcTimeouts  bool   // the request's grpc-timeout changes the time-out
 }
 
 func compileRoutes(rc *routev3.RouteConfiguration) (*routeTable, error) {
@@ -80,11 +99,6 @@ func compileRoutes(rc *routev3.RouteConfiguration) (*routeTable, error) {
 			}
 		}
 	}
-	longest := func(w []wildcard) {
-		sort.SliceStable(w, func(i, j int) bool { return len(w[i].text) > len(w[j].text) })
-	}
-	longest(t.suffix)
-	longest(t.prefix)
 	return t, nil
 }
 
@@ -96,9 +110,9 @@ func (t *routeTable) domain(d string, vh *virtualHost) error {
 		}
 		t.any = vh
 	case strings.HasPrefix(d, "*"):
-		t.suffix = append(t.suffix, wildcard{d[1:], vh})
+		return t.suffix.add(d[1:], vh)
 	case strings.HasSuffix(d, "*"):
-		t.prefix = append(t.prefix, wildcard{d[:len(d)-1], vh})
+		return t.prefix.add(d[:len(d)-1], vh)
 	default:
 		if t.exact[d] != nil {
 			return fmt.Errorf("domain %q given twice", d)
@@ -111,7 +125,7 @@ func (t *routeTable) domain(d string, vh *virtualHost) error {
 // virtualHost chooses by :authority: exact, then the longest suffix wildcard,
 // then the longest prefix wildcard, then "*" (RouteMatcher::findVirtualHost).
 func (t *routeTable) virtualHost(authority string) *virtualHost {
-	host := strings.ToLower(authority)
+	host := lowerASCII(authority)
 	if t.ignorePort {
 		if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.Contains(host[i:], "]") {
 			host = host[:i]
@@ -120,14 +134,18 @@ func (t *routeTable) virtualHost(authority string) *virtualHost {
 	if vh := t.exact[host]; vh != nil {
 		return vh
 	}
-	for _, w := range t.suffix {
-		if len(host) > len(w.text) && strings.HasSuffix(host, w.text) {
-			return w.host
+	for _, n := range t.suffix.lengths {
+		if n < len(host) {
+			if vh := t.suffix.hosts[host[len(host)-n:]]; vh != nil {
+				return vh
+			}
 		}
 	}
-	for _, w := range t.prefix {
-		if len(host) > len(w.text) && strings.HasPrefix(host, w.text) {
-			return w.host
+	for _, n := range t.prefix.lengths {
+		if n < len(host) {
+			if vh := t.prefix.hosts[host[:n]]; vh != nil {
+				return vh
+			}
 		}
 	}
 	return t.any
@@ -176,6 +194,7 @@ func compileRoute(r *routev3.Route, vh *virtualHost) (*route, error) {
 		if a.Timeout != nil {
 			c.action.timeout = a.Timeout.AsDuration()
 		}
+		c.action.milliseconds = strconv.FormatInt(c.action.timeout.Milliseconds(), 10)
 	}
 	return c, nil
 }
@@ -187,7 +206,7 @@ func istioConfig(m *corev3.Metadata) string {
 
 // routeMatch is envoy.config.route.v3.RouteMatch.
 type routeMatch struct {
-	path       func(path string) bool // on the path without its query
+	path       stringMatcher // on the path without its query
 	headers    []headerMatcher
 	query      []queryMatcher
 	text       string
@@ -203,27 +222,22 @@ type queryMatcher struct {
 func compileMatch(m *routev3.RouteMatch) (routeMatch, error) {
 	c := routeMatch{}
 	c.unmodelled = fieldsBut(m, "prefix", "path", "safe_regex", "path_separated_prefix", "case_sensitive", "headers", "query_parameters")
-	fold := func(s string) string { return s }
-	if m.CaseSensitive != nil && !m.CaseSensitive.Value {
-		fold = strings.ToLower
-	}
+	fold := m.CaseSensitive != nil && !m.CaseSensitive.Value
 	switch p := m.PathSpecifier.(type) {
 	case *routev3.RouteMatch_Prefix:
-		want := fold(p.Prefix)
-		c.path, c.text = func(s string) bool { return strings.HasPrefix(fold(s), want) }, "prefix "+p.Prefix
+		c.path, c.text = text(textPrefix, p.Prefix, fold), "prefix "+p.Prefix
 	case *routev3.RouteMatch_Path:
-		want := fold(p.Path)
-		c.path, c.text = func(s string) bool { return fold(s) == want }, "path "+p.Path
+		c.path, c.text = text(textExact, p.Path, fold), "path "+p.Path
 	case *routev3.RouteMatch_PathSeparatedPrefix:
-		want := fold(p.PathSeparatedPrefix)
-		c.path = func(s string) bool { s = fold(s); return s == want || strings.HasPrefix(s, want+"/") }
-		c.text = "path-separated prefix " + p.PathSeparatedPrefix
+		c.path, c.text = text(textSeparated, p.PathSeparatedPrefix, fold), "path-separated prefix "+p.PathSeparatedPrefix
 	case *routev3.RouteMatch_SafeRegex:
 		re, err := compileRegex(p.SafeRegex)
 		if err != nil {
 			return c, err
 		}
-		c.path, c.text = re.match, "regex "+p.SafeRegex.GetRegex()
+		c.path, c.text = re, "regex "+p.SafeRegex.GetRegex()
+	default: // left to unmodelled
+		c.path = text(textPrefix, "", false)
 	}
 	for _, h := range m.Headers {
 		hm, err := compileHeader(h)
@@ -260,12 +274,19 @@ func (c *routeMatch) compileQuery(m *routev3.RouteMatch) error {
 // test is whether the route matches; maybe when something unmodelled decides.
 func (m *routeMatch) test(s *stream) truth {
 	path, query, _ := strings.Cut(s.path, "?")
-	if m.path != nil && !m.path(path) {
+	return m.testPath(s, path, query)
+}
+
+// testPath is test with the path and query of s.path told apart.
+func (m *routeMatch) testPath(s *stream, path, query string) truth {
+	if !m.path.match(path) {
 		return no
 	}
 	result := yes
-	for _, h := range m.headers {
-		result = min(result, h.test(s))
+	for i := range m.headers {
+		if result = min(result, m.headers[i].test(s)); result == no {
+			return no
+		}
 	}
 	for _, q := range m.query {
 		result = min(result, q.test(s, query))
@@ -280,7 +301,7 @@ func (m *routeMatch) test(s *stream) truth {
 // test looks at the first parameter of the name, not decoded
 // (Http::Utility::QueryParamsMulti::getFirstValue over the raw query).
 func (q queryMatcher) test(s *stream, query string) truth {
-	for _, part := range strings.Split(query, "&") {
+	for part := range strings.SplitSeq(query, "&") {
 		name, value, _ := strings.Cut(part, "=")
 		if name == q.name {
 			if q.present {
@@ -303,9 +324,13 @@ func (s *stream) choose() bool {
 		return false
 	}
 	s.route = nil
-	if vh := s.routes.virtualHost(s.authority); vh != nil {
+	if s.hostOf != s.authority || s.host == nil {
+		s.host, s.hostOf = s.routes.virtualHost(s.authority), s.authority
+	}
+	if vh := s.host; vh != nil {
+		path, query, _ := strings.Cut(s.path, "?")
 		for _, r := range vh.routes {
-			switch r.matches.test(s) {
+			switch r.matches.testPath(s, path, query) {
 			case yes:
 				s.route = r
 			case maybe:

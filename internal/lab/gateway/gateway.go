@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,7 @@ type Config struct {
 type Gateway struct {
 	config  Config
 	current atomic.Pointer[running]
+	scratch sync.Pool // of *envoy.Scratch
 }
 
 // running is one configuration with the connections made for it.
@@ -52,7 +54,7 @@ func New(c Config) *Gateway {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Gateway{config: c}
+	return &Gateway{config: c, scratch: sync.Pool{New: func() any { return new(envoy.Scratch) }}}
 }
 
 // Swap puts a configuration in force. Requests under way keep the old one.
@@ -115,7 +117,9 @@ func (g *Gateway) serve(w http.ResponseWriter, req *http.Request, local netip.Ad
 		return
 	}
 	env := envoy.Env{RequestID: requestID(), Now: started, Authorize: func(c envoy.Check) envoy.Answer { return r.authorize.ask(req.Context(), c) }}
-	o := r.proxy.Evaluate(er, env, nil)
+	scratch := g.scratch.Get().(*envoy.Scratch)
+	defer g.scratch.Put(scratch) // the outcome holds until then
+	o := scratch.Evaluate(r.proxy, er, env, nil)
 	switch o.Kind {
 	case envoy.Local:
 		writeLocal(w, o)

@@ -1,0 +1,52 @@
+package envoy
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Scratch is memory that one evaluation leaves to the next, so that a request
+// which is forwarded costs no allocation. It is for one evaluation at a time; the
+// zero value is ready. Best kept per connection: it remembers the peer's address
+// as text.
+type Scratch struct{ stream stream }
+
+// Evaluate is Proxy.Evaluate in this memory. The headers of the outcome and of a
+// Check hold until the next evaluation with it.
+func (sc *Scratch) Evaluate(p *Proxy, req Request, env Env, trace *Trace) Outcome {
+	l := p.listeners[req.Destination.Port()]
+	if l == nil {
+		return *unknown(fmt.Sprintf("no listener on port %d", req.Destination.Port()))
+	}
+	if l.unknown != "" {
+		return *unknown("listener " + l.name + ": " + l.unknown)
+	}
+	s := &sc.stream
+	*s = stream{env: env, trace: trace, listener: l, routes: l.routes, headers: s.headers[:0], metadata: s.metadata[:0], peer: s.peer, own: s.own,
+		response: ResponseChange{Set: s.response.Set[:0], Add: s.response.Add[:0], Remove: s.response.Remove[:0]}}
+	o := l.conn.accept(req, s)
+	if o == nil {
+		o = l.run(s)
+	}
+	if o.Kind == Local {
+		o.Headers.Set("server", l.conn.serverName)
+	}
+	if s.chosen && s.route != nil {
+		o.Route = &s.route.info
+	}
+	return *o
+}
+
+// addressText is an address and how it is written.
+type addressText struct {
+	addr netip.Addr
+	text string
+}
+
+// of is the text of an address, without the IPv6 form of an IPv4 one.
+func (a *addressText) of(addr netip.Addr) string {
+	if addr = addr.Unmap(); a.text == "" || a.addr != addr {
+		a.addr, a.text = addr, addr.String()
+	}
+	return a.text
+}
