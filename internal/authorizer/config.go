@@ -139,6 +139,8 @@ type Delegate struct {
 // such policies there (Kubeflow since 1.9.1: istio-ingressgateway-require-jwt).
 // Models and applications with a rule of their own are judged whatever it says.
 type Skip struct {
+	// Doors are the ports whose gateway has those policies. At others all is asked.
+	Doors []uint16 `yaml:"doors"`
 	// Headers: requests that have one of them (authorization).
 	Headers []string `yaml:"headers"`
 	// Paths: these, or what begins with them where they end in "/*".

@@ -99,6 +99,9 @@ func holdsSecret(header string) bool {
 // skips tells whether the login is not asked about a request for people's pages.
 // Its path is the one that the gateway normalised, as its policies see it.
 func (l *login) skips(req Request) bool {
+	if !slices.Contains(l.rules.Skip.Doors, req.Door) {
+		return false
+	}
 	for _, name := range l.rules.Skip.Headers {
 		if req.Headers.Has(name) {
 			return true

@@ -217,6 +217,9 @@ func (d Delegate) problems(add func(field, format string, args ...any)) {
 			add("login.delegate."+field, "%s is not among the responseHeaders", name)
 		}
 	}
+	if s := d.Skip; len(s.Doors) == 0 && len(s.Headers)+len(s.Paths) > 0 {
+		add("login.delegate.skip.doors", "required: the ports whose gateway's other policies judge what is skipped")
+	}
 	for i, p := range d.Skip.Paths {
 		if !strings.HasPrefix(p, "/") || strings.Contains(strings.TrimSuffix(p, "/*"), "*") || p == "/*" {
 			add(fmt.Sprintf("login.delegate.skip.paths[%d]", i), "got %q, want a path, or one that ends in \"/*\" for what begins with it", p)

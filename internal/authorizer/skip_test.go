@@ -11,7 +11,7 @@ import (
 // left to the gateway's other policies.
 func TestSkip(t *testing.T) {
 	cfg := testConfig()
-	cfg.Login.Delegate.Skip = Skip{Headers: []string{"Authorization"}, Paths: []string{"/dex/*", "/oauth2/callback"}}
+	cfg.Login.Delegate.Skip = Skip{Doors: []uint16{8080}, Headers: []string{"Authorization"}, Paths: []string{"/dex/*", "/oauth2/callback"}}
 	f := newFixture(t, cfg)
 	forged := []string{"kubeflow-userid: eve", "x-postern-caller: eve", "X_Auth-Request_Email: eve", "x-postern-passport: x"}
 	for _, tt := range []struct {
@@ -29,6 +29,7 @@ func TestSkip(t *testing.T) {
 		{"in the query", ask(8080, outside, "GET", dashboard, "/x?/dex/"), LoginRefused},
 		{"in the middle", ask(8080, outside, "GET", dashboard, "/x/dex/y"), LoginRefused},
 		{"another header", ask(8080, outside, "GET", dashboard, "/", "x-authorization: Bearer a.b.c"), LoginRefused},
+		{"at a door without such policies", ask(8081, podAddr, "GET", dashboard, "/", "authorization: Bearer a.b.c"), LoginRefused},
 		{"an API key", ask(8080, outside, "GET", dashboard, "/dex/x", "x-api-key: postern_x"), WrongDoor},
 		{"a model with a rule", ask(8080, outside, "POST", openOut, "/dex/x"), CredentialRequired},
 		{"a model without one", ask(8080, outside, "POST", "unbound.nobody.example.com", "/dex/x"), LoginRequired},

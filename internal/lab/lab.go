@@ -46,6 +46,14 @@ type Config struct {
 	Storage serving.Storage
 	// Envoy is a real Envoy's program: the gateway runs in it. Empty: our own.
 	Envoy string
+	// Pods is the range in which a real Envoy's pods live, of 127.0.0.0/8. Default
+	// 127.66.0.0/16. Two systems on one machine need ranges of their own.
+	Pods netip.Prefix
+	// Elsewhere, if set, tells of which workloads the pods are run by somebody else,
+	// who listens on their addresses.
+	Elsewhere func(*topology.Workload) bool
+	// LoginSecret is the secret of the login's client at Dex. Default: a random one.
+	LoginSecret string
 	// Self is the command that a shown `postern exec` line begins with.
 	Self string
 	// Observe, if set, is told of every request that reaches a pod's program.
@@ -56,10 +64,10 @@ type Config struct {
 
 // podRange is where pods live: a real Envoy needs addresses that exist.
 func (c Config) podRange() netip.Prefix {
-	if c.Envoy != "" {
+	if c.Envoy != "" && !c.Pods.IsValid() {
 		return netip.MustParsePrefix("127.66.0.0/16")
 	}
-	return netip.Prefix{}
+	return c.Pods
 }
 
 // Door is one of the gateways' ports on this machine.
@@ -96,7 +104,7 @@ func Start(ctx context.Context, c Config) (*System, error) {
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1"
 	}
-	s := &System{config: c, secrets: newLoginSecrets(), failed: make(chan error, 1)}
+	s := &System{config: c, secrets: newLoginSecrets(c.LoginSecret), failed: make(chan error, 1)}
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(context.Background()))
 	}
@@ -225,6 +233,9 @@ func (s *System) fail(err error) {
 	default:
 	}
 }
+
+// World is what runs: who is where, and what the gateways do.
+func (s *System) World() *world.World { return s.current.Load().world }
 
 // Announce lets `postern exec` find the system.
 func (s *System) Announce() error {

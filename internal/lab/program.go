@@ -99,11 +99,21 @@ func (s grpcServer) stop(ctx context.Context) error {
 // loginSecrets are what Kubeflow keeps in Secrets: Dex's client of authservice.
 type loginSecrets struct{ id, secret string }
 
-func newLoginSecrets() loginSecrets {
-	var b [32]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return loginSecrets{id: "kubeflow-oidc-authservice", secret: hex.EncodeToString(b[:])}
+func newLoginSecrets(secret string) loginSecrets {
+	if secret == "" {
+		var b [32]byte
+		_, _ = rand.Read(b[:]) // never fails
+		secret = hex.EncodeToString(b[:])
+	}
+	return loginSecrets{id: LoginClient, secret: secret}
 }
+
+// LoginClient is the name of the login's client at Dex (Secret dex-oidc-client).
+const LoginClient = "kubeflow-oidc-authservice"
+
+// password is the hash of 12341234 that Kubeflow's Secret dex-passwords holds, as the
+// releases before had it in Dex's configuration.
+const password = "$2y$12$4K/VkmDd1q1Orb3xAt82zu8gk7Ad6ReFR4LCP9UeYE90NLiN9Df72"
 
 // maker makes the program of a workload, and says what it is made from.
 type maker struct {
@@ -117,7 +127,7 @@ func (s *System) programFor(ctx context.Context, r *running, wl *topology.Worklo
 	if r.world.IsGateway(wl) || len(wl.Pods) == 0 {
 		return nil, nil
 	}
-	if len(portsOf(wl.Pods[0])) == 0 {
+	if len(portsOf(wl.Pods[0])) == 0 || s.config.Elsewhere != nil && s.config.Elsewhere(wl) {
 		return nil, nil
 	}
 	m, err := s.maker(r, wl)
@@ -189,7 +199,7 @@ func (s *System) dexMaker(r *running, wl *topology.Workload) (maker, error) {
 	}
 	return maker{from: []any{"dex", data, s.secrets.id}, make: func(context.Context) (*program, error) {
 		server, err := idp.New(context.Background(), idp.Config{YAML: []byte(data["config.yaml"]), Env: func(name string) string {
-			return map[string]string{"OIDC_CLIENT_ID": s.secrets.id, "OIDC_CLIENT_SECRET": s.secrets.secret}[name]
+			return map[string]string{"OIDC_CLIENT_ID": s.secrets.id, "OIDC_CLIENT_SECRET": s.secrets.secret, "DEX_USER_PASSWORD": password}[name]
 		}})
 		if err != nil {
 			return nil, obj.Errorf("data.config.yaml", "%v", err)

@@ -59,6 +59,9 @@ func (s *System) run(ctx context.Context, w *world.World, old *running) (*runnin
 		err = r.prepareJudge()
 	}
 	if err == nil {
+		err = r.fetchKeys(ctx)
+	}
+	if err == nil {
 		err = r.startGateways(ctx, s, old)
 	}
 	if err != nil {
@@ -71,6 +74,9 @@ func (s *System) run(ctx context.Context, w *world.World, old *running) (*runnin
 // startPrograms runs each workload's program on the ports of its pods.
 func (r *running) startPrograms(ctx context.Context, s *System, old *running) error {
 	for _, wl := range r.world.Topology.Workloads() {
+		if err := r.openElsewhere(wl); err != nil {
+			return err
+		}
 		p, err := s.programFor(ctx, r, wl, old)
 		if err != nil {
 			return err
@@ -87,6 +93,21 @@ func (r *running) startPrograms(ctx context.Context, s *System, old *running) er
 				if err := r.serve(netip.AddrPortFrom(pod.Addr, port), p.server(r.observed(pod, p.handler))); err != nil {
 					return fmt.Errorf("pod %s: %w", pod, err)
 				}
+			}
+		}
+	}
+	return nil
+}
+
+// openElsewhere lets the gateways reach pods that somebody else runs.
+func (r *running) openElsewhere(wl *topology.Workload) error {
+	if !r.network.Loopback.IsValid() || len(wl.Pods) == 0 || r.config.Elsewhere == nil || !r.config.Elsewhere(wl) {
+		return nil
+	}
+	for _, pod := range wl.Pods {
+		for _, port := range portsOf(pod) {
+			if err := r.network.Open(netip.AddrPortFrom(pod.Addr, port)); err != nil {
+				return fmt.Errorf("pod %s: %w", pod, err)
 			}
 		}
 	}

@@ -304,6 +304,24 @@ func TestSettingsErrors(t *testing.T) {
 	}
 }
 
+// TestSettingsOfE236439: the ConfigMap of Kubeflow 1.8.
+func TestSettingsOfE236439(t *testing.T) {
+	in := map[string]string{"AFTER_LOGOUT_URL": "/", "AUTHSERVICE_URL_PREFIX": "/authservice/", "OIDC_AUTH_URL": "/dex/auth", "OIDC_PROVIDER": issuer,
+		"OIDC_SCOPES": "profile email groups", "PORT": `"8080"`, "SKIP_AUTH_URLS": "/dex", "STORE_PATH": "/x", "USERID_CLAIM": "email", "USERID_HEADER": "kubeflow-userid", "USERID_PREFIX": ""}
+	s, err := parseSettings(in)
+	if err != nil || s.callback != "/authservice/oidc/callback" || s.redirectURL != s.callback || len(s.skip) != 1 || s.skip[0] != "/dex" {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	in["REDIRECT_URL"] = "/login/oidc"
+	if s, err = parseSettings(in); err != nil || s.callback != "/login/oidc" {
+		t.Errorf("with REDIRECT_URL: got %+v, %v", s, err)
+	}
+	in["AFTER_LOGOUT_URL"] = "https://elsewhere"
+	if _, err = parseSettings(in); err == nil {
+		t.Error("another AFTER_LOGOUT_URL is taken")
+	}
+}
+
 func TestSettingsDefaults(t *testing.T) {
 	s, err := parseSettings(map[string]string{"OIDC_PROVIDER": issuer, "OIDC_SCOPES": "openid email", "REDIRECT_URL": "https://kubeflow.example.com/login/oidc"})
 	if err != nil {

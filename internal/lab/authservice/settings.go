@@ -25,7 +25,9 @@ type settings struct {
 // parseSettings reads the variables of 28c59ef (main.go) that Kubeflow's
 // ConfigMap sets. PORT and STORE_PATH are accepted and not used: the lab does
 // the listening, and the original does not read PORT either (its variable is
-// SERVER_PORT).
+// SERVER_PORT). Of e236439, Kubeflow 1.7 and 1.8, it reads what that ConfigMap sets
+// too (settings.go there): SKIP_AUTH_URLS in SKIP_AUTH_URI's place, and with
+// AUTHSERVICE_URL_PREFIX the callback is below that prefix.
 func parseSettings(in map[string]string) (settings, error) {
 	s := settings{userClaim: "email", userHeader: "kubeflow-userid"} // defaults of 28c59ef
 	var errs []error
@@ -34,7 +36,11 @@ func parseSettings(in map[string]string) (settings, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}
-	for _, name := range []string{"OIDC_PROVIDER", "OIDC_SCOPES", "REDIRECT_URL"} {
+	required := []string{"OIDC_PROVIDER", "OIDC_SCOPES", "REDIRECT_URL"}
+	if in["AUTHSERVICE_URL_PREFIX"] != "" {
+		required = required[:2]
+	}
+	for _, name := range required {
 		if strings.TrimSpace(in[name]) == "" {
 			errs = append(errs, fmt.Errorf("%s: missing", name))
 		}
@@ -65,7 +71,16 @@ func (s *settings) set(name, value string) error {
 			return errors.New("want a path, or a URL with one, without a query")
 		}
 		s.callback = u.Path
-	case "SKIP_AUTH_URI":
+	case "AUTHSERVICE_URL_PREFIX":
+		// Unless REDIRECT_URL, which is read later, says where.
+		s.redirectURL = strings.TrimSuffix(value, "/") + "/oidc/callback"
+		s.callback = s.redirectURL
+		return pathOrURL(s.redirectURL)
+	case "AFTER_LOGOUT_URL":
+		if value != "/" {
+			return fmt.Errorf("got %q, only / is supported", value)
+		}
+	case "SKIP_AUTH_URI", "SKIP_AUTH_URLS":
 		s.skip = strings.Fields(value)
 		for _, prefix := range s.skip {
 			if !strings.HasPrefix(prefix, "/") {

@@ -42,6 +42,7 @@ type file struct {
 type password struct {
 	Email    string `yaml:"email"`
 	Hash     string `yaml:"hash"`
+	HashEnv  string `yaml:"hashFromEnv"` // Kubeflow since 1.9
 	Username string `yaml:"username"`
 	UserID   string `yaml:"userID"`
 }
@@ -225,14 +226,18 @@ func (c *checker) passwords(list []password) []storage.Password {
 		if p.UserID == "" {
 			c.failf("want an id that no other user has", "staticPasswords", i, "userID")
 		}
-		cost, err := bcrypt.Cost([]byte(p.Hash))
+		hash := p.Hash
+		if hash == "" && p.HashEnv != "" { // as dex/cmd/dex/config.go: the hash itself wins
+			hash = c.env(p.HashEnv)
+		}
+		cost, err := bcrypt.Cost([]byte(hash))
 		switch {
 		case err != nil:
 			c.failf("want a bcrypt hash", "staticPasswords", i, "hash")
 		case cost < minHashCost || cost > maxHashCost:
 			c.failf(fmt.Sprintf("got bcrypt cost %d, Dex wants %d to %d", cost, minHashCost, maxHashCost), "staticPasswords", i, "hash")
 		}
-		out = append(out, storage.Password{Email: p.Email, Hash: []byte(p.Hash), Username: p.Username, UserID: p.UserID})
+		out = append(out, storage.Password{Email: p.Email, Hash: []byte(hash), Username: p.Username, UserID: p.UserID})
 	}
 	return out
 }

@@ -35,6 +35,24 @@ func TestParseKubeflow(t *testing.T) {
 	}
 }
 
+// TestParseHashFromEnv: Kubeflow since 1.9 keeps the hash in a Secret.
+func TestParseHashFromEnv(t *testing.T) {
+	const hash = "$2y$12$4K/VkmDd1q1Orb3xAt82zu8gk7Ad6ReFR4LCP9UeYE90NLiN9Df72"
+	text := strings.Replace(kubeflowYAML(t), "hash: "+hash, "hashFromEnv: DEX_USER_PASSWORD", 1)
+	s, err := parse([]byte(text), func(name string) string {
+		if name == "DEX_USER_PASSWORD" {
+			return hash
+		}
+		return env(name)
+	})
+	if err != nil || string(s.passwords[0].Hash) != hash {
+		t.Errorf("got %v, %v", s.passwords, err)
+	}
+	if _, err := parse([]byte(text), env); err == nil || !strings.Contains(err.Error(), "staticPasswords[0].hash: want a bcrypt hash") {
+		t.Errorf("without the variable: got %v", err)
+	}
+}
+
 // Each row changes one thing in Kubeflow's file; the error must say where.
 func TestParseErrors(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{

@@ -34,12 +34,12 @@ const (
 type Config struct {
 	// YAML is Dex's configuration file. Read are issuer,
 	// oauth2.skipApprovalScreen, enablePasswordDB, staticPasswords (email,
-	// hash, username, userID) and staticClients (id or idEnv, secret or
+	// hash or hashFromEnv, username, userID) and staticClients (id or idEnv, secret or
 	// secretEnv, redirectURIs, name). storage, web, logger and expiry say how
 	// a Dex of its own process runs: accepted and not used. Any other field is
 	// an error.
 	YAML []byte
-	// Env answers idEnv and secretEnv; "" means not set. If nil, nothing is set.
+	// Env answers idEnv, secretEnv and hashFromEnv; "" means not set. If nil, nothing is set.
 	Env func(name string) string
 	// Logger gets Dex's log, which names users. If nil, it is dropped.
 	Logger *slog.Logger
