@@ -16,6 +16,9 @@ type connManager struct {
 	mergeSlashes     bool
 	upgrades         map[string]bool
 	egress           bool // x-envoy-decorator-operation goes to the upstream
+	ingress          bool // x-envoy-decorator-operation ends here
+	certificate      hcmv3.HttpConnectionManager_ForwardClientCertDetails
+	certificateParts *hcmv3.HttpConnectionManager_SetCurrentClientCertDetails
 	unmodelled       []string
 }
 
@@ -27,6 +30,8 @@ func compileConnManager(h *hcmv3.HttpConnectionManager, egress bool) *connManage
 		mergeSlashes:     h.MergeSlashes,
 		upgrades:         map[string]bool{},
 		egress:           egress && h.Tracing != nil,
+		certificate:      h.ForwardClientCertDetails,
+		certificateParts: h.SetCurrentClientCertDetails,
 	}
 	for _, u := range h.UpgradeConfigs {
 		c.upgrades[strings.ToLower(u.UpgradeType)] = u.Enabled == nil || u.Enabled.Value
@@ -38,7 +43,6 @@ func compileConnManager(h *hcmv3.HttpConnectionManager, egress bool) *connManage
 		// of no influence on one answer
 		"stat_prefix", "access_log", "access_log_options", "codec_type", "stream_idle_timeout", "request_timeout", "delayed_close_timeout", "drain_timeout",
 		"request_id_extension", "internal_address_config",
-		// of influence only with TLS, which no listener here has: the header is removed
 		"forward_client_cert_details", "set_current_client_cert_details",
 		// judged below
 		"path_with_escaped_slashes_action", "http_protocol_options", "http2_protocol_options", "common_http_protocol_options", "proxy_100_continue",
@@ -70,6 +74,8 @@ type stream struct {
 	peer, own                         addressText // of source and destination
 	env                               Env
 	trace                             *Trace
+	tls                               *TLS   // nil: plaintext
+	principal                         string // filter state io.istio.peer_principal
 
 	routes   *routeTable
 	host     *virtualHost // of hostOf, an authority
@@ -148,7 +154,8 @@ func (c *connManager) headers(s *stream) *Outcome {
 		}
 	}
 	if !c.useRemoteAddress {
-		return unknown("HttpConnectionManager.use_remote_address=false")
+		c.behindProxy(s)
+		return nil
 	}
 	peer := s.peer.of(s.source.Addr())
 	shown := peer
@@ -164,8 +171,8 @@ func (c *connManager) headers(s *stream) *Outcome {
 	s.put(headerForwardedProto, "x-forwarded-proto", "http")
 	s.put(headerExternalAddress, "x-envoy-external-address", peer)
 	s.put(headerRequestID, "x-request-id", s.env.RequestID)
-	if s.seen&headerClientCert != 0 {
-		s.headers.Remove("x-forwarded-client-cert")
+	if s.seen&headerClientCert != 0 || s.tls != nil {
+		c.clientCertificate(s)
 	}
 	return nil
 }

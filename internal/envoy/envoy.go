@@ -27,6 +27,7 @@ type Request struct {
 	Authority   string
 	Path        string
 	Headers     Headers // lower-case names, without pseudo headers and Host
+	TLS         *TLS    // nil: plaintext
 }
 
 // Kind says what becomes of a request. The zero value is Unknown: an answer
@@ -40,14 +41,16 @@ const (
 	Local
 	// Forward: Envoy sends the request to a cluster.
 	Forward
+	// Closed: Envoy ends the connection without an answer. Only a sidecar does.
+	Closed
 )
 
-func (k Kind) String() string { return [...]string{"unknown", "local", "forward"}[k] }
+func (k Kind) String() string { return [...]string{"unknown", "local", "forward", "closed"}[k] }
 
 // Outcome is what Envoy does with a request.
 type Outcome struct {
 	Kind   Kind
-	Reason string // Unknown: what is not modelled. Local: Envoy's response code details.
+	Reason string // Unknown: what is not modelled. Local and Closed: Envoy's details.
 
 	// Local reply.
 	Status  int

@@ -16,6 +16,7 @@ import (
 // concurrent use.
 type Proxy struct {
 	listeners map[uint16]*listener
+	inbound   *listener // a sidecar's, for the ports no other listener has
 	findings  []Finding
 }
 
@@ -31,7 +32,8 @@ type listener struct {
 	conn    *connManager
 	filters []named
 	routes  *routeTable
-	unknown string // not an HTTP listener this engine models, and why
+	inbound *inbound // instead of all but the name: several filter chains
+	unknown string   // not an HTTP listener this engine models, and why
 }
 
 // Compile builds a Proxy from a proxy's resources. An error means that Envoy
@@ -60,6 +62,9 @@ func Compile(r Resources) (*Proxy, error) {
 			continue
 		}
 		p.listeners[uint16(l.GetAddress().GetSocketAddress().GetPortValue())] = c
+		if c.inbound != nil {
+			p.inbound = c
+		}
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -69,6 +74,9 @@ func Compile(r Resources) (*Proxy, error) {
 }
 
 func compileListener(l *listenerv3.Listener, tables map[string]*routeTable, clusters map[string]bool) (*listener, error) {
+	if isInbound(l) {
+		return compileInbound(l, tables, clusters)
+	}
 	c := &listener{name: l.Name}
 	extra := fieldsBut(l, "name", "address", "filter_chains", "access_log", "traffic_direction", "stat_prefix", "per_connection_buffer_limit_bytes",
 		"continue_on_listener_filters_timeout", "listener_filters_timeout", "enable_mptcp", "max_connections_to_accept_per_socket_event", "ignore_global_conn_limit",
@@ -84,7 +92,7 @@ func compileListener(l *listenerv3.Listener, tables map[string]*routeTable, clus
 	}
 	for _, f := range chain.Filters {
 		// Istio 1.17's network filter before the connection manager; without TLS it has nothing to record.
-		if f.Name == "istio_authn" || f.Name == "istio.metadata_exchange" {
+		if f.Name == istioAuthn || f.Name == "istio.metadata_exchange" {
 			continue
 		}
 		msg, err := unpack(f.GetTypedConfig())

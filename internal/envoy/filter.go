@@ -50,6 +50,9 @@ func compileFilter(f *hcmv3.HttpFilter, clusters map[string]bool) (filter, error
 	if err != nil {
 		return nil, fmt.Errorf("filter %s: %w", f.Name, err)
 	}
+	if f.Name == istioAuthn && istioAuthnPasses(msg) {
+		return nil, nil
+	}
 	switch c := msg.(type) {
 	case *statsv3.FilterConfig:
 		return nil, nil

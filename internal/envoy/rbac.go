@@ -167,6 +167,27 @@ func (set *policySet) match(s *stream) (*policy, truth) {
 	return &nobody, no
 }
 
+// decide is match where only whether some policy matches counts: one that does
+// outweighs one before it that is not known.
+func (set *policySet) decide(s *stream) (*policy, truth) {
+	first, why := &nobody, ""
+	for i := range set.policies {
+		switch set.policies[i].holds(s) {
+		case yes:
+			return &set.policies[i], yes
+		case maybe:
+			if first == &nobody {
+				first, why = &set.policies[i], s.unknown
+			}
+		}
+	}
+	if first == &nobody {
+		return first, no
+	}
+	s.unknown = why
+	return first, maybe
+}
+
 func (f *rbacFilter) decode(s *stream) *Outcome {
 	if !s.choose() {
 		return unknown(s.unknown)
@@ -185,7 +206,7 @@ func (f *rbacFilter) decode(s *stream) *Outcome {
 	if f.rules == nil {
 		return nil
 	}
-	p, t := f.rules.match(s)
+	p, t := f.rules.decide(s)
 	if t == maybe {
 		return unknown(fmt.Sprintf("RBAC policy %s: %s", p.name, s.unknown))
 	}

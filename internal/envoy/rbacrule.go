@@ -61,7 +61,7 @@ func compilePrincipal(p *rbacconfigv3.Principal) (predicate, error) {
 		inner, err := compilePrincipal(id.NotId)
 		return negated(inner), err
 	case *rbacconfigv3.Principal_Authenticated_:
-		return constant(false), nil // no listener here has TLS: nobody showed a certificate
+		return authenticated(id.Authenticated)
 	case *rbacconfigv3.Principal_DirectRemoteIp:
 		return cidrPredicate(id.DirectRemoteIp, func(s *stream) netip.Addr { return s.source.Addr() })
 	case *rbacconfigv3.Principal_RemoteIp:
@@ -73,11 +73,34 @@ func compilePrincipal(p *rbacconfigv3.Principal) (predicate, error) {
 	case *rbacconfigv3.Principal_Metadata:
 		return metadataPredicate(id.Metadata)
 	case *rbacconfigv3.Principal_FilterState:
-		if id.FilterState.GetKey() == "io.istio.peer_principal" {
-			return constant(false), nil // set by Istio's filters from a certificate: see above
+		if m := id.FilterState.GetStringMatch(); m != nil && id.FilterState.GetKey() == "io.istio.peer_principal" {
+			sm, err := compileString(m)
+			return func(s *stream) truth { return s.peerIs(s.principal, sm) }, err
 		}
 	}
 	return cannotTell(fmt.Sprintf("RBAC %T", p.Identifier)), nil
+}
+
+// authenticated matches the URI of the peer's certificate; without TLS nobody
+// showed one (AuthenticatedMatcher::matches).
+func authenticated(p *rbacconfigv3.Principal_Authenticated) (predicate, error) {
+	if p.GetPrincipalName() == nil {
+		return func(s *stream) truth { return truthOf(s.tls != nil && s.tls.Peer != "") }, nil
+	}
+	sm, err := compileString(p.GetPrincipalName())
+	return func(s *stream) truth {
+		if s.tls == nil {
+			return no
+		}
+		return s.peerIs(s.tls.Peer, sm)
+	}, err
+}
+
+func (s *stream) peerIs(peer string, m stringMatcher) truth {
+	if peer == "" {
+		return no
+	}
+	return m.test(s, peer)
 }
 
 func each[T any](in []T, compile func(T) (predicate, error)) ([]predicate, error) {
@@ -132,6 +155,10 @@ func metadataPredicate(m *matcherv3.MetadataMatcher) (predicate, error) {
 		t := no
 		if v := s.metadata.at(m.Filter, path); v != nil {
 			t = value(s, v)
+		}
+		if m.Filter == istioAuthn && s.istioAuthnSpeaks() {
+			s.unknown = "what Istio's own filter istio_authn says of the caller, which Envoy does not have"
+			t = maybe
 		}
 		if m.Invert {
 			return t.not()

@@ -16,14 +16,28 @@ type Scratch struct{ stream stream }
 func (sc *Scratch) Evaluate(p *Proxy, req Request, env Env, trace *Trace) Outcome {
 	l := p.listeners[req.Destination.Port()]
 	if l == nil {
-		return *unknown(fmt.Sprintf("no listener on port %d", req.Destination.Port()))
+		l = p.inbound
 	}
-	if l.unknown != "" {
+	switch {
+	case l == nil:
+		return *unknown(fmt.Sprintf("no listener on port %d", req.Destination.Port()))
+	case l.unknown != "":
 		return *unknown("listener " + l.name + ": " + l.unknown)
+	case l.inbound == nil && req.TLS != nil:
+		return *unknown("listener " + l.name + ": TLS")
 	}
 	s := &sc.stream
-	*s = stream{env: env, trace: trace, listener: l, routes: l.routes, headers: s.headers[:0], metadata: s.metadata[:0], peer: s.peer, own: s.own,
+	*s = stream{env: env, trace: trace, headers: s.headers[:0], metadata: s.metadata[:0], peer: s.peer, own: s.own,
 		response: ResponseChange{Set: s.response.Set[:0], Add: s.response.Add[:0], Remove: s.response.Remove[:0]}}
+	if l.inbound != nil {
+		return l.evaluateInbound(req, s)
+	}
+	return l.serve(req, s)
+}
+
+// serve is the connection manager and what follows it.
+func (l *listener) serve(req Request, s *stream) Outcome {
+	s.listener, s.routes = l, l.routes
 	o := l.conn.accept(req, s)
 	if o == nil {
 		o = l.run(s)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // entry is a kept translation. In the cache it names the program that made it and the sum of its output; committed ones are reviewed and
@@ -19,6 +20,53 @@ type entry struct {
 	Program string          `json:"program,omitempty"`
 	Sum     string          `json:"sum,omitempty"`
 	Output  json.RawMessage `json:"output"`
+}
+
+// several is a file of committed translations that belong together. An entry has the keys of all inputs that give its output.
+type several struct {
+	entry
+	Entries []struct {
+		Keys []string `json:"keys"`
+		entry
+	} `json:"entries,omitempty"`
+}
+
+// Pair is a translation with what it is of.
+type Pair struct {
+	In  Input
+	Out *Output
+}
+
+// BundleAll returns the bytes of several committed translations in one file, one output to a line, in the order of the pairs.
+func BundleAll(line string, pairs []Pair) ([]byte, error) {
+	var outputs []string
+	keys := map[string][]string{}
+	for _, p := range pairs {
+		one, err := Bundle(line, p.In, p.Out) // which also checks it
+		if err != nil {
+			return nil, err
+		}
+		var e entry
+		if err := json.Unmarshal(one, &e); err != nil {
+			return nil, err
+		}
+		output := canonical(e.Output)
+		if keys[output] == nil {
+			outputs = append(outputs, output)
+		}
+		keys[output] = append(keys[output], e.Key)
+	}
+	var b bytes.Buffer
+	b.WriteString(`{"entries":[`)
+	for i, output := range outputs {
+		list, err := json.Marshal(keys[output])
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&b, "%s\n{\"keys\":%s,\"line\":%q,\"output\":%s}", map[bool]string{true: ","}[i > 0], list, line, output)
+	}
+	b.WriteString("\n]}\n")
+	return b.Bytes(), nil
 }
 
 // Bundle returns the bytes of a committed translation: indented, ending with a newline, and the same for the same translation.
@@ -58,14 +106,21 @@ func bundled(files fs.FS, line, key string, in Input) (*Output, error) {
 		if err != nil {
 			return nil, fmt.Errorf("committed translation: %w", err)
 		}
-		var e entry
-		if err := json.Unmarshal(b, &e); err != nil {
+		var file several
+		if err := json.Unmarshal(b, &file); err != nil {
 			return nil, fmt.Errorf("committed translation %s: %w", name, err)
 		}
-		if e.Key != key || e.Line != line {
+		found := file.entry
+		for _, e := range file.Entries {
+			if slices.Contains(e.Keys, key) {
+				found = e.entry
+				found.Key = key
+			}
+		}
+		if found.Key != key || found.Line != line {
 			continue
 		}
-		out, err := decode(e.Output, line, in)
+		out, err := decode(found.Output, line, in)
 		if err != nil {
 			return nil, fmt.Errorf("committed translation %s: %w", name, err)
 		}

@@ -25,6 +25,8 @@ type Proxy struct {
 	ServiceAccount string            `json:"serviceAccount,omitempty"`
 	Labels         map[string]string `json:"labels,omitempty"`
 	Addresses      []string          `json:"addresses"`
+	// Inbound asks of a sidecar only for what becomes of requests to its workload: listener virtualInbound, and the clusters it leads to.
+	Inbound bool `json:"inbound,omitempty"`
 }
 
 // Input is what is translated: Kubernetes and Istio objects in JSON, and the proxies to translate them for.

@@ -35,3 +35,28 @@ func Bundle(ctx context.Context, set *manifest.Set, o translate.Options) ([]byte
 	}
 	return translate.Bundle(line, in, out)
 }
+
+// Sidecars translates the inbound side of every sidecar of the manifests, as
+// Sidecar would: what translate.BundleAll makes bytes of.
+func Sidecars(ctx context.Context, set *manifest.Set, o translate.Options) (line string, pairs []translate.Pair, err error) {
+	w, err := Read(set, Options{})
+	if err != nil {
+		return "", nil, err
+	}
+	o.Version = w.istiod()
+	if line, err = translate.Line(o.Version); err != nil {
+		return "", nil, err
+	}
+	for _, wl := range w.Topology.Workloads() {
+		if len(wl.Pods) == 0 || w.Injected(wl.Pods[0]) == "" {
+			continue
+		}
+		in := w.sidecarInput(wl.Pods[0])
+		out, err := translate.Translate(ctx, in, o)
+		if err != nil {
+			return "", nil, err
+		}
+		pairs = append(pairs, translate.Pair{In: in, Out: out})
+	}
+	return line, pairs, nil
+}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 
 	networking "istio.io/api/networking/v1alpha3"
 	appsv1 "k8s.io/api/apps/v1"
@@ -21,7 +22,8 @@ import (
 	"postern.dev/postern/internal/translate"
 )
 
-// World is the manifests worked out. It is immutable.
+// World is the manifests worked out. It does not change, but for the sidecars that
+// it works out when they are asked for, and is safe for concurrent use.
 type World struct {
 	Set      *manifest.Set // with the derived objects
 	Topology *topology.World
@@ -35,9 +37,15 @@ type World struct {
 	// Placeholders are the issuers whose keys are not known, with what is to be
 	// said of an answer that depends on them.
 	Placeholders map[string]string
+
+	translator *translate.Options // nil: not translated here
+	jwks       map[string]string  // by place
+	mu         sync.Mutex
+	sidecars   map[*topology.Workload]*Gateway
 }
 
-// Gateway is one gateway workload's Envoy configuration.
+// Gateway is one gateway workload's Envoy configuration, or that of a workload's
+// sidecar.
 type Gateway struct {
 	Workload  *topology.Workload
 	Resources envoy.Resources
@@ -111,7 +119,7 @@ func (w *World) translate(ctx context.Context, workloads []*topology.Workload, o
 	if err != nil {
 		return err
 	}
-	w.Istio = out.Istio
+	w.Istio, w.translator, w.jwks = out.Istio, &o.Translate, in.JWKS
 	for _, warning := range out.Warnings {
 		switch warning.Kind {
 		case "":
@@ -170,14 +178,9 @@ func (w *World) istiod() string {
 func translationInput(set *manifest.Set, workloads []*topology.Workload) translate.Input {
 	var in translate.Input
 	for o := range set.Sorted() {
-		switch g := o.Group(); {
-		case g == "networking.istio.io", g == "security.istio.io":
-		case g == "" && (o.Kind == "Service" || o.Kind == "Namespace"):
-		case g == "" && o.Kind == "ConfigMap" && o.Meta.Name == "istio":
-		default:
-			continue
+		if isRead(o) {
+			in.Objects = append(in.Objects, withNamespace(o))
 		}
-		in.Objects = append(in.Objects, withNamespace(o))
 	}
 	for i, wl := range workloads {
 		in.Proxies = append(in.Proxies, translate.Proxy{
@@ -187,6 +190,17 @@ func translationInput(set *manifest.Set, workloads []*topology.Workload) transla
 		})
 	}
 	return in
+}
+
+// isRead tells whether Istio reads an object.
+func isRead(o *manifest.Object) bool {
+	switch o.Group() {
+	case "networking.istio.io", "security.istio.io":
+		return true
+	case "":
+		return o.Kind == "Service" || o.Kind == "Namespace" || o.Kind == "ConfigMap" && o.Meta.Name == "istio"
+	}
+	return false
 }
 
 func proxyName(w *topology.Workload) string { return w.Name + "." + w.Namespace }

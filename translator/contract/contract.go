@@ -31,6 +31,9 @@ type Proxy struct {
 	ServiceAccount string            `json:"serviceAccount,omitempty"`
 	Labels         map[string]string `json:"labels,omitempty"`
 	Addresses      []string          `json:"addresses"`
+
+	// Inbound asks of a sidecar only for what becomes of requests to its workload.
+	Inbound bool `json:"inbound,omitempty"`
 }
 
 // Response is what a translator writes. Lists are sorted, so that equal requests give equal bytes.
@@ -82,6 +85,8 @@ func (r *Request) validate() error {
 			return fmt.Errorf("proxy %s: named twice", p.Name)
 		case p.Type != "router" && p.Type != "sidecar":
 			return fmt.Errorf("proxy %s: got type %q, want router or sidecar", p.Name, p.Type)
+		case p.Inbound && p.Type != "sidecar":
+			return fmt.Errorf("proxy %s: inbound is for sidecars, got type %s", p.Name, p.Type)
 		case p.Namespace == "":
 			return fmt.Errorf("proxy %s: no namespace", p.Name)
 		case len(p.Addresses) == 0:

@@ -38,6 +38,8 @@ func TestMain(t *testing.T) {
 		{"proxy", `{"proxies":[` + gateway + `]}`, echo, nil, 0, `"name":"gw.ns"`, ""},
 		{"proxy twice", `{"proxies":[` + gateway + `,` + gateway + `]}`, echo, nil, 2, "", "gw.ns: named twice"},
 		{"unknown type", `{"proxies":[` + strings.Replace(gateway, "router", "waypoint", 1) + `]}`, echo, nil, 2, "", `got type "waypoint"`},
+		{"inbound of a gateway", `{"proxies":[` + strings.Replace(gateway, `"addresses"`, `"inbound":true,"addresses"`, 1) + `]}`, echo, nil, 2, "", "inbound is for sidecars, got type router"},
+		{"inbound of nothing", `{"proxies":[` + strings.Replace(strings.Replace(gateway, "router", "sidecar", 1), `"addresses"`, `"inbound":true,"addresses"`, 1) + `]}`, echo, nil, 1, "", "got 0 listeners virtualInbound, want 1"},
 		{"no address", `{"proxies":[` + strings.Replace(gateway, `"10.0.0.1"`, "", 1) + `]}`, echo, nil, 2, "", "no address"},
 		{"no namespace", `{"proxies":[` + strings.Replace(gateway, `"namespace":"ns"`, `"namespace":""`, 1) + `]}`, echo, nil, 2, "", "no namespace"},
 		{"no name", `{"proxies":[` + strings.Replace(gateway, "gw.ns", "", 1) + `]}`, echo, nil, 2, "", "no name"},

@@ -64,6 +64,17 @@ func (l Line) Run(req *Request) (out []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
+	inbound := map[string]bool{}
+	for _, p := range req.Proxies {
+		inbound[p.Name] = p.Inbound
+	}
+	for i, p := range proxies {
+		if inbound[p.Name] {
+			if proxies[i], err = inboundOnly(p); err != nil {
+				return nil, err
+			}
+		}
+	}
 	sort.Slice(proxies, func(i, j int) bool { return proxies[i].Name < proxies[j].Name })
 	if proxies == nil {
 		proxies = []ProxyConfig{}

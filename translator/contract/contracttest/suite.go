@@ -188,6 +188,7 @@ func Suite(t *testing.T, line contract.Line, toJSON ToJSON) {
 		checkGateway(t, got.Proxies[0])
 		checkSidecar(t, got.Proxies[1])
 	})
+	t.Run("inbound only", func(t *testing.T) { testInbound(t, line, objects, shop) })
 	t.Run("same bytes whatever the order", func(t *testing.T) { sameBytes(t, line, objects, IngressGateway(), shop) })
 	for _, r := range refusals {
 		t.Run("rejects "+r.name, func(t *testing.T) {
@@ -348,6 +349,31 @@ func checkSidecar(t *testing.T, c contract.ProxyConfig) {
 		if !strings.Contains(all, want) {
 			t.Errorf("sidecar: got no %s, want %s", what, want)
 		}
+	}
+}
+
+// testInbound: of the whole configuration of a sidecar, inbound is the listener that takes what comes to its workload, and where that leads.
+func testInbound(t *testing.T, line contract.Line, objects []json.RawMessage, shop contract.Proxy) {
+	whole := Translate(t, line, objects, shop).Proxies[0]
+	shop.Inbound = true
+	got := Translate(t, line, objects, shop).Proxies[0]
+	if len(got.Listeners) != 1 || !strings.Contains(string(got.Listeners[0]), `"name":"virtualInbound"`) || len(got.Routes) != 0 {
+		t.Fatalf("got %d listeners and %d routes, want virtualInbound alone", len(got.Listeners), len(got.Routes))
+	}
+	if !strings.Contains(text(whole), string(got.Listeners[0])) {
+		t.Error("got another listener than without inbound")
+	}
+	var fewer []json.RawMessage
+	for _, o := range objects {
+		if !bytes.Contains(o, []byte(`"kind":"VirtualService"`)) && !bytes.Contains(o, []byte(`"kind":"Gateway"`)) {
+			fewer = append(fewer, o)
+		}
+	}
+	if again := Translate(t, line, fewer, shop).Proxies[0]; len(fewer) == len(objects) || text(again) != text(got) {
+		t.Errorf("got another configuration without the %d VirtualServices and Gateways, want the same: they have no part in it", len(objects)-len(fewer))
+	}
+	if all := text(got); !strings.Contains(all, `"name":"inbound|3000||"`) || strings.Contains(all, `"name":"outbound|`) {
+		t.Error("got clusters other than the workload's own, want inbound|3000|| and no outbound ones")
 	}
 }
 
