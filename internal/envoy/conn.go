@@ -115,7 +115,7 @@ func (c *connManager) accept(req Request, s *stream) *Outcome {
 			return s.local(400, "", "path_normalization_failed")
 		}
 	}
-	if c.mergeSlashes && strings.Contains(path, "//") {
+	if c.mergeSlashes {
 		path = mergeSlashes(path)
 	}
 	s.path = path

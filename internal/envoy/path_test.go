@@ -1,6 +1,13 @@
 package envoy
 
-import "testing"
+import (
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
 
 // The pairs were seen with Envoy 1.40 under Istio 1.17's connection manager
 // (normalize_path: true, slashes not merged, escaped slashes kept).
@@ -67,12 +74,86 @@ func TestNormalizePath(t *testing.T) {
 	}
 }
 
+// recorded is testdata/paths.txt: what Envoy 1.40 made of each target, without and
+// with merged slashes (e2e/paths wrote it and asks again).
+func recorded(t testing.TB) map[string][2]string {
+	t.Helper()
+	data, err := os.ReadFile("testdata/paths.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string][2]string{}
+	for line := range strings.Lines(string(data)) {
+		columns := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+		target, err := strconv.Unquote(columns[0])
+		if err != nil || len(columns) != 3 {
+			t.Fatalf("line %q: %v", line, err)
+		}
+		out[target] = [2]string{columns[1], columns[2]}
+	}
+	return out
+}
+
+// normalized is what the connection manager makes of a target, as the table says it.
+func normalized(t testing.TB, target string) [2]string {
+	t.Helper()
+	var out [2]string
+	for i, merge := range []bool{false, true} {
+		var s stream
+		switch o := (&connManager{useRemoteAddress: true, normalize: true, mergeSlashes: merge}).accept(Request{Method: "GET", Authority: "a", Path: target}, &s); {
+		case o == nil:
+			out[i] = strconv.Quote(s.path)
+		case o.Kind == Local:
+			out[i] = strconv.Itoa(o.Status)
+		default:
+			t.Fatal(o.Reason)
+		}
+	}
+	return out
+}
+
+func TestPathsAsEnvoyRecorded(t *testing.T) {
+	table := recorded(t)
+	if len(table) < 4000 {
+		t.Errorf("got %d recorded targets", len(table))
+	}
+	for target, want := range table {
+		if got := normalized(t, target); got != want {
+			t.Errorf("%q: got %s, want %s", target, got, want)
+		}
+	}
+}
+
+// FuzzNormalizePath holds what must be true of every target; its seeds, the
+// recorded ones, must also come out as recorded.
 func FuzzNormalizePath(f *testing.F) {
-	f.Add("/a/..;x/%2e/b?c")
+	table := recorded(f)
+	for i, target := range slices.Sorted(maps.Keys(table)) {
+		if i%8 == 0 {
+			f.Add(target)
+		}
+	}
 	f.Fuzz(func(t *testing.T, in string) {
-		once, ok := normalizePath(in)
-		if ok && (once == "" || once[0] != '/') {
-			t.Errorf("normalizePath(%q) = %q: no leading slash", in, once)
+		got := normalized(t, in)
+		if want, ok := table[in]; ok && got != want {
+			t.Errorf("%q: got %s, want %s", in, got, want)
+		}
+		path, _, _ := strings.Cut(in, "#")
+		once, ok := normalizePath(path)
+		if !ok {
+			return
+		}
+		if once == "" || once[0] != '/' {
+			t.Errorf("normalizePath(%q) = %q: no leading slash", path, once)
+		}
+		if traits, valid := targetTraits(path); valid && traits&pathUnusual == 0 && once != path {
+			t.Errorf("normalizePath(%q) = %q, and nothing in it was found unusual", path, once)
+		}
+		clean, _, _ := strings.Cut(once, "?")
+		for segment := range strings.SplitSeq(clean, "/") {
+			if segment == "." || segment == ".." {
+				t.Errorf("normalizePath(%q) = %q: a dot segment is left", path, once)
+			}
 		}
 	})
 }

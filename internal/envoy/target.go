@@ -65,16 +65,26 @@ func validAuthority(a string) bool {
 	return true
 }
 
-func mergeSlashes(path string) string {
-	path, query, has := strings.Cut(path, "?")
+// mergeSlashes makes one of several slashes in a row. A path of slashes alone
+// becomes two: Envoy puts its parts, here none, between the first and the last
+// (PathUtil::mergeSlashes).
+func mergeSlashes(target string) string {
+	path, query, has := strings.Cut(target, "?")
+	if !strings.Contains(path, "//") {
+		return target
+	}
 	var b strings.Builder
 	for i := range len(path) {
 		if path[i] != '/' || i == 0 || path[i-1] != '/' {
 			b.WriteByte(path[i])
 		}
 	}
+	if b.Len() == 1 {
+		b.WriteByte('/')
+	}
 	if has {
-		return b.String() + "?" + query
+		b.WriteByte('?')
+		b.WriteString(query)
 	}
 	return b.String()
 }

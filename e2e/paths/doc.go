@@ -1,0 +1,3 @@
+// Package paths records what a real Envoy makes of request targets, in the table
+// that internal/envoy's own tests compare the engine with.
+package paths
