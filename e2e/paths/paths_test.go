@@ -32,14 +32,16 @@ const table = "../../internal/envoy/testdata/paths.txt"
 
 const listener = `{"name":"l%[1]d","address":{"socketAddress":{"address":"0.0.0.0","portValue":%[1]d}},"filterChains":[{"filters":[{"name":"hcm","typedConfig":{
  "@type":"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager","statPrefix":"x","useRemoteAddress":true,"normalizePath":true,"mergeSlashes":%[2]t,
- "pathWithEscapedSlashesAction":"KEEP_UNCHANGED","routeConfig":{"name":"r","virtualHosts":[{"name":"all","domains":["*"],"routes":[{"match":{"prefix":""},"route":{"cluster":"up","timeout":"0s"}}]}]},
+ "pathWithEscapedSlashesAction":"KEEP_UNCHANGED","routeConfig":{"name":"r","virtualHosts":[{"name":"all","domains":["*"],"routes":[%[3]s]}]},
  "httpFilters":[{"name":"envoy.filters.http.router","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]}}]}]}`
+
+const everything = `{"match":{"prefix":""},"route":{"cluster":"up","timeout":"0s"}}`
 
 var ports = []uint16{8080, 8081}
 
 func resources(t testing.TB) envoy.Resources {
 	t.Helper()
-	r, err := envoy.ParseResources([]json.RawMessage{json.RawMessage(fmt.Sprintf(listener, ports[0], false)), json.RawMessage(fmt.Sprintf(listener, ports[1], true))}, nil,
+	r, err := envoy.ParseResources([]json.RawMessage{json.RawMessage(fmt.Sprintf(listener, ports[0], false, everything)), json.RawMessage(fmt.Sprintf(listener, ports[1], true, everything))}, nil,
 		[]json.RawMessage{json.RawMessage(`{"name":"up"}`)})
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +56,7 @@ type gateway struct {
 	raw     map[uint16]net.Conn
 }
 
-func start(t testing.TB) *gateway {
+func start(t testing.TB, r envoy.Resources) *gateway {
 	t.Helper()
 	program, err := filepath.Abs("../../.tools/envoy/bin/envoy")
 	if err != nil {
@@ -67,7 +69,7 @@ func start(t testing.TB) *gateway {
 	pid := os.Getpid()
 	g := &gateway{address: netip.AddrFrom4([4]byte{127, byte(140 + pid>>12&63), byte(pid >> 6 & 63), byte(1 + pid&63)}), conns: map[uint16]*bufio.ReadWriter{}, raw: map[uint16]net.Conn{}}
 	upstream := echo(t)
-	e, err := realenvoy.Start(context.Background(), realenvoy.Config{Program: program, Address: g.address, Endpoints: func(string) []netip.AddrPort { return []netip.AddrPort{upstream} }}, resources(t))
+	e, err := realenvoy.Start(context.Background(), realenvoy.Config{Program: program, Address: g.address, Endpoints: func(string) []netip.AddrPort { return []netip.AddrPort{upstream} }}, r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,12 +122,12 @@ func echo(t testing.TB) netip.AddrPort {
 	return netip.MustParseAddrPort(l.Addr().String())
 }
 
-// ask is what Envoy makes of a target: as a Go string what the upstream got, or
+// ask is what Envoy makes of a target with header lines: as a Go string what the upstream got, or
 // the number of Envoy's own answer.
-func (g *gateway) ask(t testing.TB, port uint16, target string) string {
+func (g *gateway) ask(t testing.TB, port uint16, target, headers string) string {
 	t.Helper()
 	for attempt := 0; ; attempt++ {
-		out, err := g.try(port, target)
+		out, err := g.try(port, target, headers)
 		if err == nil {
 			return out
 		}
@@ -139,7 +141,7 @@ func (g *gateway) ask(t testing.TB, port uint16, target string) string {
 	}
 }
 
-func (g *gateway) try(port uint16, target string) (string, error) {
+func (g *gateway) try(port uint16, target, headers string) (string, error) {
 	rw := g.conns[port]
 	if rw == nil {
 		c, err := net.Dial("tcp", netip.AddrPortFrom(g.address, port).String())
@@ -152,7 +154,7 @@ func (g *gateway) try(port uint16, target string) (string, error) {
 	if err := g.raw[port].SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return "", err
 	}
-	fmt.Fprintf(rw, "GET %s HTTP/1.1\r\nhost: a\r\n\r\n", target)
+	fmt.Fprintf(rw, "GET %s HTTP/1.1\r\nhost: a\r\n%s\r\n", target, headers)
 	if err := rw.Flush(); err != nil {
 		return "", err
 	}
@@ -176,9 +178,9 @@ func (g *gateway) try(port uint16, target string) (string, error) {
 }
 
 // engine is ask for our own engine.
-func engine(p *envoy.Proxy, port uint16, target string) string {
+func engine(p *envoy.Proxy, port uint16, target string, headers ...envoy.Header) string {
 	o := p.Evaluate(envoy.Request{Source: netip.MustParseAddrPort("127.0.0.1:1"), Destination: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), Protocol: "HTTP/1.1",
-		Method: "GET", Authority: "a", Path: target}, envoy.Env{}, nil)
+		Method: "GET", Authority: "a", Path: target, Headers: headers}, envoy.Env{}, nil)
 	switch o.Kind {
 	case envoy.Forward:
 		return strconv.Quote(o.Request.Path)
@@ -227,8 +229,9 @@ func targets() []string {
 // TestTable asks a real Envoy for every target of the committed table: the table
 // is still true, and the engine agrees. POSTERN_UPDATE=1 writes it.
 func TestTable(t *testing.T) {
-	g := start(t)
-	proxy, err := envoy.Compile(resources(t))
+	r := resources(t)
+	g := start(t, r)
+	proxy, err := envoy.Compile(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +239,7 @@ func TestTable(t *testing.T) {
 	for _, target := range targets() {
 		b.WriteString(strconv.Quote(target))
 		for _, port := range ports {
-			got := g.ask(t, port, target)
+			got := g.ask(t, port, target, "")
 			if ours := engine(proxy, port, target); ours != got {
 				t.Errorf("port %d, %q: Envoy %s, the engine %s", port, target, got, ours)
 			}
@@ -262,8 +265,9 @@ func TestTable(t *testing.T) {
 // FuzzPath compares the engine with a real Envoy on whatever the fuzzer thinks of:
 // go test -tags e2e -fuzz FuzzPath -parallel 1 ./e2e/paths
 func FuzzPath(f *testing.F) {
-	g := start(f)
-	proxy, err := envoy.Compile(resources(f))
+	r := resources(f)
+	g := start(f, r)
+	proxy, err := envoy.Compile(r)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -277,7 +281,7 @@ func FuzzPath(f *testing.F) {
 			return
 		}
 		for _, port := range ports {
-			if got, ours := g.ask(t, port, target), engine(proxy, port, target); ours != got {
+			if got, ours := g.ask(t, port, target, ""), engine(proxy, port, target); ours != got {
 				t.Errorf("port %d, %q: Envoy %s, the engine %s", port, target, got, ours)
 			}
 		}

@@ -103,6 +103,9 @@ func TestHeaderMatchers(t *testing.T) {
 		{"not present, inverted", `{"presentMatch":true,"invertMatch":true}`, nil, true},
 		{"present, absent as empty", `{"presentMatch":true,"treatMissingHeaderAsEmpty":true}`, nil, true},
 		{"regex is whole", `{"safeRegexMatch":{"regex":"a"}}`, []string{"ab"}, false},
+		{"a regex reads bytes: no Kelvin sign is a k", `{"safeRegexMatch":{"regex":"(?i)k"}}`, []string{"\u212a"}, false},
+		{"a regex reads bytes: an e with an accent is two", `{"safeRegexMatch":{"regex":"a..b"}}`, []string{"a\u00e9b"}, true},
+		{"letters beyond ASCII have no case", `{"stringMatch":{"exact":"\u00c9","ignoreCase":true}}`, []string{"\u00e9"}, false},
 		{"prefix of any", `{"stringMatch":{"prefix":"b"}}`, []string{"a", "bc"}, true},
 	}
 	for _, test := range cases {

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 )
@@ -136,13 +138,18 @@ func compileString(m *matcherv3.StringMatcher) (stringMatcher, error) {
 }
 
 // compileRegex compiles an RE2 that must match the whole value. Go's regexp has
-// RE2's syntax. The few forms that Istio, KServe and Knative write for hosts and
-// presence are compared without an automaton.
+// RE2's syntax, but reads UTF-8, and Envoy's RE2 reads each byte as a character of
+// Latin-1: so both pattern and value are widened (e2e/paths compares). The few forms
+// that Istio, KServe and Knative write for hosts and presence are compared without
+// an automaton.
 func compileRegex(r *matcherv3.RegexMatcher) (stringMatcher, error) {
-	whole := `\A(?:` + r.GetRegex() + `)\z`
+	whole := `\A(?:` + latin1(r.GetRegex()) + `)\z`
 	tree, err := syntax.Parse(whole, syntax.Perl)
 	if err != nil {
 		return stringMatcher{}, fmt.Errorf("regex %q: %w", r.GetRegex(), err)
+	}
+	if wide(tree) {
+		return stringMatcher{}, fmt.Errorf("regex %q: a character beyond \\xff", r.GetRegex())
 	}
 	if m, ok := plainRegex(tree); ok {
 		return m, nil
@@ -151,7 +158,38 @@ func compileRegex(r *matcherv3.RegexMatcher) (stringMatcher, error) {
 	if err != nil {
 		return stringMatcher{}, fmt.Errorf("regex %q: %w", r.GetRegex(), err)
 	}
-	return stringMatcher{kind: textJudged, judge: re.MatchString}, nil
+	return stringMatcher{kind: textJudged, judge: func(v string) bool { return re.MatchString(latin1(v)) }}, nil
+}
+
+// latin1 makes a character of each byte.
+func latin1(s string) string {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			wide := make([]rune, len(s))
+			for j := range wide {
+				wide[j] = rune(s[j])
+			}
+			return string(wide)
+		}
+	}
+	return s
+}
+
+// narrow undoes latin1 for the characters of a pattern.
+func narrow(runes []rune) string {
+	b := make([]byte, len(runes))
+	for i, r := range runes {
+		b[i] = byte(r)
+	}
+	return string(b)
+}
+
+// wide is whether a pattern names a character that is no byte, which RE2 refuses.
+func wide(re *syntax.Regexp) bool {
+	if re.Op == syntax.OpLiteral && slices.Max(re.Rune) > 0xff {
+		return true
+	}
+	return slices.ContainsFunc(re.Sub, wide)
 }
 
 // plainRegex recognises a literal, a literal with an optional port (KServe's
@@ -166,7 +204,7 @@ func plainRegex(tree *syntax.Regexp) (stringMatcher, bool) {
 	}
 	literal := ""
 	if len(parts) > 0 && parts[0].Op == syntax.OpLiteral && parts[0].Flags&syntax.FoldCase == 0 {
-		literal, parts = string(parts[0].Rune), parts[1:]
+		literal, parts = narrow(parts[0].Rune), parts[1:]
 	}
 	switch {
 	case len(parts) == 0:
