@@ -1,6 +1,7 @@
 package explain_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -104,6 +105,14 @@ func TestBadDumps(t *testing.T) {
 func FuzzDump(f *testing.F) {
 	f.Add(`{"configs":[{"static_listeners":[{"listener":{"name":"a","address":{"socket_address":{"address":"0.0.0.0","port_value":80}}}}]}]}`)
 	f.Add(`{"configs":[{"static_route_configs":[{"route_config":{"name":"r"}}]}]}`)
+	const manager = `{"@type":"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager","use_remote_address":true,%s,"http_filters":[%s{"name":"envoy.filters.http.router","typed_config":{"@type":"type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]}`
+	const listener = `{"configs":[{"@type":"type.googleapis.com/envoy.admin.v3.BootstrapConfigDump","bootstrap":{"node":{"id":"router~10.1.2.3~gw-1.istio-system~istio-system.svc.cluster.local","metadata":{"ISTIO_VERSION":"1.28.0","LABELS":{"istio":"ingressgateway"}}}}},` +
+		`{"dynamic_listeners":[{"name":"l","active_state":{"listener":{"name":"l","address":{"socket_address":{"address":"0.0.0.0","port_value":80}},"filter_chains":[{"filters":[{"name":"hcm","typed_config":%s}]}]}}}]},%s{"dynamic_active_clusters":[{"cluster":{"name":"outbound|80||a.b.svc.cluster.local"}}]}]}`
+	const routes = `{"name":"http.80","virtual_hosts":[{"name":"v","domains":["*.example.com","a"],"routes":[{"match":{"safe_regex":{"regex":"/v.*"},"headers":[{"name":":authority","string_match":{"safe_regex":{"regex":"^a(?::\\d{1,5})?$"}}}]},"route":{"cluster":"outbound|80||a.b.svc.cluster.local"},"metadata":{"filter_metadata":{"istio":{"config":"/apis/networking.istio.io/v1/namespaces/b/virtual-service/a"}}}},{"match":{"prefix":"/"},"redirect":{"https_redirect":true}}]}]}`
+	f.Add(fmt.Sprintf(listener, fmt.Sprintf(manager, `"rds":{"route_config_name":"http.80"}`, ""), `{"dynamic_route_configs":[{"route_config":`+routes+`}]},`))
+	f.Add(fmt.Sprintf(listener, fmt.Sprintf(manager, `"route_config":`+routes, `{"name":"envoy.filters.http.rbac","typed_config":{"@type":"type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC","rules":{"policies":{"ns[n]-policy[p]-rule[0]":{"permissions":[{"url_path":{"path":{"prefix":"/v1"}}}],"principals":[{"direct_remote_ip":{"address_prefix":"10.0.0.0","prefix_len":8}}]}}}}},`), ""))
+	f.Add(fmt.Sprintf(listener, fmt.Sprintf(manager, `"route_config":`+routes, `{"name":"my.wasm","typed_config":{"@type":"type.googleapis.com/unheard.of.Filter","a":{"@type":"b"}}},`), ""))
+	f.Add(fmt.Sprintf(listener, `{"@type":"type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"}`, ""))
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := explain.FromDump(strings.NewReader(text), nil)
 		if err != nil {

@@ -23,6 +23,7 @@ import (
 const (
 	maxFile  = 16 << 20  // bytes of one file
 	maxNodes = 2_000_000 // YAML nodes of one file, aliases expanded
+	maxDepth = 1000      // of the nodes
 )
 
 // Files reads the named files, directories (their .yaml, .yml and .json files,
@@ -160,7 +161,7 @@ func (l *loader) read(name string, r io.Reader) {
 			return
 		}
 		budget := maxNodes
-		root, err := expand(&doc, &budget)
+		root, err := expand(&doc, &budget, 0)
 		if err != nil {
 			l.errs = append(l.errs, fmt.Errorf("%s:%w", name, err))
 			continue
@@ -267,13 +268,17 @@ func setMeta(o *Object) {
 }
 
 // expand replaces aliases by what they stand for, resolves merge keys' absence
-// and refuses a key given twice; budget bounds the result.
-func expand(n *yaml.Node, budget *int) (*yaml.Node, error) {
+// and refuses a key given twice; budget bounds the result, and its depth is bounded
+// because an alias may stand inside what it stands for.
+func expand(n *yaml.Node, budget *int, depth int) (*yaml.Node, error) {
+	if depth > maxDepth {
+		return nil, fmt.Errorf("%d: nested more than %d deep", n.Line, maxDepth)
+	}
 	if *budget--; *budget < 0 {
 		return nil, fmt.Errorf("%d: more than %d YAML nodes", n.Line, maxNodes)
 	}
 	if n.Kind == yaml.AliasNode {
-		return expand(n.Alias, budget)
+		return expand(n.Alias, budget, depth+1)
 	}
 	out := *n
 	out.Content = make([]*yaml.Node, len(n.Content))
@@ -288,7 +293,7 @@ func expand(n *yaml.Node, budget *int) (*yaml.Node, error) {
 			}
 			seen[child.Value] = true
 		}
-		c, err := expand(child, budget)
+		c, err := expand(child, budget, depth+1)
 		if err != nil {
 			return nil, err
 		}

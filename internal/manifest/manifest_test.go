@@ -1,8 +1,10 @@
 package manifest
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -27,6 +29,7 @@ func TestLoad(t *testing.T) {
 		want string // "" loads
 	}{
 		{"a pod", pod, ""},
+		{"an alias inside itself", pod + "  x: &a [*a]\n", "f.yaml:10: nested more than 1000 deep"},
 		{"unknown field", strings.Replace(pod, "image:", "imagee:", 1),
 			`f.yaml:8: Pod default/myapp-pod: spec.containers[0].imagee: unknown field, did you mean "image"?`},
 		{"wrong type", strings.Replace(pod, "containers:", "hostNetwork: sure\n  containers:", 1),
@@ -154,9 +157,48 @@ func TestCorpusLoads(t *testing.T) {
 
 func FuzzBytes(f *testing.F) {
 	f.Add([]byte(pod))
+	files, err := filepath.Glob("../../examples/story/*/*.yaml")
+	if err != nil || len(files) == 0 {
+		f.Fatal("no manifests of the story", err)
+	}
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for doc := range strings.SplitSeq(string(data), "\n---\n") {
+			f.Add([]byte(doc))
+		}
+	}
+	for _, odd := range []string{
+		"", "---\n---\n", "\xef\xbb\xbfkind: Pod", "a: &a [*a]", "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "<<: {apiVersion: v1}\nkind: Namespace\nmetadata: {name: n}",
+		"apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Namespace, metadata: {name: n}}, {apiVersion: v1, kind: Namespace, metadata: {name: n}}]",
+		`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"n"},"metadata":{"name":"m"}}`, "apiVersion: v1\nkind: Namespace\nmetadata: {name: 1e3, labels: {a: yes, b: ~, c: 0x10}}",
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: \"extensionProviders: [\"}", "? {a: b}\n: c", "!!binary aGk=", "kind: !!set {a}",
+		"apiVersion: v1\nkind: Namespace\nmetadata: {name: n, creationTimestamp: 2020-01-01}", strings.Repeat("[", 2000), strings.Repeat("a:\n ", 200),
+	} {
+		f.Add([]byte(odd))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if s, err := Bytes("f.yaml", data); err == nil && s == nil {
-			t.Error("neither a set nor an error")
+		s, err := Bytes("f.yaml", data)
+		if err != nil {
+			return
+		}
+		for o := range s.All() {
+			if o.Kind == "" || o.APIVersion == "" || o.Source.Line < 1 || !json.Valid(o.JSON) {
+				t.Errorf("got %+v from %q", o, data)
+			}
+			// What was read can be read again from what the object says it is.
+			again, err := Bytes("g.json", o.JSON)
+			if err != nil {
+				t.Errorf("%s reads from %q and not from its own JSON %s: %v", o, data, o.JSON, err)
+				continue
+			}
+			for o2 := range again.All() {
+				if o2.Key() != o.Key() || !reflect.DeepEqual(o2.Value, o.Value) {
+					t.Errorf("%s from its own JSON %s is %s", o, o.JSON, o2)
+				}
+			}
 		}
 	})
 }
