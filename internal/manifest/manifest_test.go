@@ -29,7 +29,7 @@ func TestLoad(t *testing.T) {
 		want string // "" loads
 	}{
 		{"a pod", pod, ""},
-		{"an alias inside itself", pod + "  x: &a [*a]\n", "f.yaml:10: nested more than 1000 deep"},
+		{"an alias inside itself", pod + "  x: &a [*a]\n", "f.yaml:9: nested more than 1000 deep"},
 		{"unknown field", strings.Replace(pod, "image:", "imagee:", 1),
 			`f.yaml:8: Pod default/myapp-pod: spec.containers[0].imagee: unknown field, did you mean "image"?`},
 		{"wrong type", strings.Replace(pod, "containers:", "hostNetwork: sure\n  containers:", 1),
