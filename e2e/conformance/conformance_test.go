@@ -3,14 +3,10 @@
 package conformance
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -115,7 +111,11 @@ func configurations(t *testing.T) []configuration {
 			}
 		}
 		r := parse(t, golden.Listeners, golden.Routes, nil)
-		for _, name := range golden.Clusters {
+		if !strings.HasPrefix(f, "v1.6.1/") { // one release keeps its routes to Services that are not in the corpus
+			golden.Clusters = append(golden.Clusters, destinations(r)...)
+		}
+		slices.Sort(golden.Clusters)
+		for _, name := range slices.Compact(golden.Clusters) {
 			r.Clusters = append(r.Clusters, &clusterv3.Cluster{Name: name})
 		}
 		c := configuration{name: strings.ReplaceAll(strings.TrimSuffix(f, ".json"), "/translated/", "-"), resources: r}
@@ -123,6 +123,21 @@ func configurations(t *testing.T) []configuration {
 			c.tokens = tokens
 		}
 		out = append(out, c)
+	}
+	return out
+}
+
+// destinations are the clusters that routes lead to.
+func destinations(r envoy.Resources) []string {
+	var out []string
+	for _, rc := range r.Routes {
+		for _, vh := range rc.VirtualHosts {
+			for _, rt := range vh.Routes {
+				if name := rt.GetRoute().GetCluster(); name != "" {
+					out = append(out, name)
+				}
+			}
+		}
 	}
 	return out
 }
@@ -170,33 +185,26 @@ const cannotTell = "the engine cannot tell: "
 func run(t *testing.T, c configuration, n int, seed uint64, host byte) {
 	p := start(t, c, host)
 	v := read(c.resources, p.proxy.Ports())
-	const workers = 8
+	const workers = 16
 	var wg sync.WaitGroup
-	failures := make(chan string, workers)
+	failures := make(chan string, 3*workers)
 	for worker := range workers {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(seed, uint64(worker)))
-			conns := map[uint16]*client{}
-			defer func() {
-				for _, c := range conns {
-					c.close()
-				}
-			}()
+			failed := 0
+			conns := p.clients()
+			defer conns.close()
 			for i := worker; i < n; i += workers {
-				q := v.generate(r, i)
-				if c.tokens != nil && r.IntN(3) > 0 {
-					q.headers.Add("Authorization", ascii(c.tokens.header(r)))
-				}
-				if conns[q.port] == nil {
-					conns[q.port] = &client{from: p.client, to: netip.AddrPortFrom(p.gateway, q.port)}
-				}
-				diff := p.compare(conns[q.port], q, strconv.Itoa(i))
+				q := v.generate(r, i, c.tokens)
+				diff := p.compare(conns.of(q), q, strconv.Itoa(i))
 				if _, ok := strings.CutPrefix(diff, cannotTell); ok { // counted with its cause
 					continue
 				}
 				if diff != "" {
-					failures <- fmt.Sprintf("seed %d, request %d:\n%q\n%s", seed, i, q.raw(), diff)
-					return
+					if failed++; failed > 3 {
+						return
+					}
+					failures <- fmt.Sprintf("seed %d, request %d:\n%q\n%s", seed, i, q, diff)
 				}
 			}
 		})
@@ -255,66 +263,18 @@ func start(t *testing.T, c configuration, host byte) *pair {
 	return p
 }
 
-// client is one connection that is opened again when Envoy closed it.
-type client struct {
-	from netip.Addr
-	to   netip.AddrPort
-	conn net.Conn
-	r    *bufio.Reader
-}
-
-func (c *client) close() {
-	if c.conn != nil {
-		c.conn.Close()
-	}
-	c.conn = nil
-}
-
-func (c *client) send(q request) (*http.Response, string, error) {
-	if c.conn == nil {
-		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.from, 0)), Timeout: 5 * time.Second}
-		conn, err := d.Dial("tcp", c.to.String())
-		if err != nil {
-			return nil, "", err
-		}
-		c.conn, c.r = conn, bufio.NewReader(conn)
-	}
-	_ = c.conn.SetDeadline(time.Now().Add(20 * time.Second))
-	if _, err := io.WriteString(c.conn, q.raw()); err != nil {
-		return nil, "", err
-	}
-	resp, err := http.ReadResponse(c.r, &http.Request{Method: q.method})
-	if err != nil {
-		return nil, "", err
-	}
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, "", err
-	}
-	if resp.Close || resp.StatusCode == http.StatusSwitchingProtocols {
-		c.close()
-	}
-	return resp, string(body), nil
-}
-
 // compare sends a request and says where Envoy and the engine differ, "" for
 // nowhere.
 func (p *pair) compare(c *client, q request, id string) string {
-	resp, body, err := c.send(q)
-	if err != nil { // a connection that was closed meanwhile: once more on a new one
-		c.close()
-		p.witness.take(id)
-		if resp, body, err = c.send(q); err != nil {
-			return err.Error()
-		}
+	r, err := c.send(q, func() { p.witness.take(id) })
+	if err != nil {
+		return err.Error()
 	}
 	up, check, grpcCheck := p.witness.take(id)
 	trace := &envoy.Trace{}
 	var asked *message
 	var askedGRPC *authv3.CheckRequest
-	authority, path := q.asked()
-	o := p.proxy.Evaluate(envoy.Request{Source: netip.AddrPortFrom(p.client, 1), Destination: netip.AddrPortFrom(p.gateway, q.port), Protocol: "HTTP/1.1",
-		Method: q.method, Authority: authority, Path: path, Headers: q.engineHeaders()}, envoy.Env{RequestID: "x", Now: time.Now(), Authorize: func(ch envoy.Check) envoy.Answer {
+	o := p.proxy.Evaluate(q.engine(netip.AddrPortFrom(p.client, 1), netip.AddrPortFrom(p.gateway, q.port)), envoy.Env{RequestID: "x", Now: time.Now(), Authorize: func(ch envoy.Check) envoy.Answer {
 		if ch.GRPC != nil {
 			askedGRPC = ch.GRPC
 			r, err := grpcRule(ch.GRPC)
@@ -324,32 +284,20 @@ func (p *pair) compare(c *client, q request, id string) string {
 		return httpRule(*asked)
 	}}, trace)
 	p.coverage.count(o, trace)
-	return p.differ(q, o, resp, body, up, check, asked, grpcCheck, askedGRPC)
+	return p.differ(q, o, r, up, check, asked, grpcCheck, askedGRPC)
 }
 
-// engineHeaders are the request's headers as the codec hands them over.
-func (r request) engineHeaders() envoy.Headers {
-	var out envoy.Headers
-	for _, h := range r.headers {
-		out.Add(strings.ToLower(h.Name), strings.TrimSpace(h.Value))
-	}
-	if r.body != "" {
-		out.Add("content-length", strconv.Itoa(len(r.body)))
-	}
-	return out
-}
-
-func (p *pair) differ(q request, o envoy.Outcome, resp *http.Response, body string, up, check, asked *message, grpcCheck, askedGRPC *authv3.CheckRequest) string {
+func (p *pair) differ(q request, o envoy.Outcome, r reply, up, check, asked *message, grpcCheck, askedGRPC *authv3.CheckRequest) string {
 	if o.Kind == envoy.Unknown {
 		return cannotTell + o.Reason
 	}
 	if d := differCheck(check, asked, grpcCheck, askedGRPC); d != "" {
-		return fmt.Sprintf("%s\nEnvoy answered %d %q", d, resp.StatusCode, body)
+		return fmt.Sprintf("%s\nEnvoy answered %s", d, r)
 	}
 	switch o.Kind {
 	case envoy.Forward:
 		if up == nil {
-			return fmt.Sprintf("engine: forwarded to %s; Envoy: answered %d %q", o.Cluster, resp.StatusCode, body)
+			return fmt.Sprintf("engine: forwarded to %s; Envoy: answered %s", o.Cluster, r)
 		}
 		want := message{cluster: o.Cluster, method: o.Request.Method, path: o.Request.Path, host: o.Request.Authority, headers: fromHeaders(o.Request.Headers)}
 		want.headers = withLength(want.headers, up.headers)
@@ -360,7 +308,7 @@ func (p *pair) differ(q request, o envoy.Outcome, resp *http.Response, body stri
 		if up != nil {
 			return fmt.Sprintf("engine: %d %s; Envoy: forwarded\n  %s", o.Status, o.Reason, up)
 		}
-		return differLocal(q, o, resp, body)
+		return differLocal(q, o, r)
 	}
 	return ""
 }
@@ -408,20 +356,24 @@ func comparable(in *authv3.CheckRequest) *authv3.CheckRequest {
 
 // differLocal compares what Envoy answered by itself. Ignored: the date and the
 // time the authorizer took.
-func differLocal(q request, o envoy.Outcome, resp *http.Response, body string) string {
+func differLocal(q request, o envoy.Outcome, r reply) string {
+	if (r.reset != "") != (o.Status == 0) {
+		return fmt.Sprintf("Envoy: %s %v; engine: %d %s %q", r, r.headers, o.Status, o.Reason, o.Body)
+	}
+	if r.reset != "" {
+		return ""
+	}
 	var got envoy.Headers
-	for name, values := range resp.Header {
-		switch name {
-		case "Date", "X-Envoy-Upstream-Service-Time", "Connection":
+	for _, h := range r.headers {
+		switch h.Name {
+		case "date", "x-envoy-upstream-service-time", "connection":
 			continue
 		}
-		for _, v := range values {
-			got.Add(strings.ToLower(name), v)
-		}
+		got.Add(h.Name, h.Value)
 	}
-	if resp.Header.Get("Server") == "" { // the codec's own refusal: no header and a body of its own
-		if resp.StatusCode != o.Status {
-			return fmt.Sprintf("Envoy's codec: %d; engine: %d %s", resp.StatusCode, o.Status, o.Reason)
+	if r.get("server") == "" { // the codec's own refusal: no header and a body of its own
+		if r.status != o.Status {
+			return fmt.Sprintf("Envoy's codec: %d; engine: %d %s", r.status, o.Status, o.Reason)
 		}
 		return ""
 	}
@@ -432,8 +384,8 @@ func differLocal(q request, o envoy.Outcome, resp *http.Response, body string) s
 		want.Remove("content-length")
 	}
 	a, b := strings.Join(fromHeaders(got), "\n    "), strings.Join(fromHeaders(want), "\n    ")
-	if resp.StatusCode != o.Status || a != b || body != wantBody {
-		return fmt.Sprintf("Envoy: %d %q\n    %s\nengine: %d %s %q\n    %s", resp.StatusCode, body, a, o.Status, o.Reason, wantBody, b)
+	if r.status != o.Status || a != b || r.body != wantBody {
+		return fmt.Sprintf("Envoy: %d %q\n    %s\nengine: %d %s %q\n    %s", r.status, r.body, a, o.Status, o.Reason, wantBody, b)
 	}
 	return ""
 }

@@ -5,6 +5,8 @@ package conformance
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -15,24 +17,63 @@ import (
 
 // request is one request as it goes on the wire.
 type request struct {
-	port    uint16
-	method  string
-	target  string
-	host    string
-	headers envoy.Headers
-	body    string
+	port     uint16
+	proto    string // "HTTP/1.1", "HTTP/1.0" or "HTTP/2"
+	method   string
+	scheme   string // HTTP/2 only
+	target   string
+	host     string
+	noHost   bool // neither Host nor :authority
+	headers  envoy.Headers
+	body     string
+	chunked  bool // the body's length is not told
+	trailers envoy.Headers
 }
 
 func (r request) raw() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", r.method, r.target, r.host)
+	fmt.Fprintf(&b, "%s %s %s\r\n", r.method, r.target, r.proto)
+	if !r.noHost {
+		fmt.Fprintf(&b, "Host: %s\r\n", r.host)
+	}
 	for _, h := range r.headers {
 		fmt.Fprintf(&b, "%s: %s\r\n", h.Name, h.Value)
 	}
-	if r.body != "" {
+	switch {
+	case r.chunked:
+		b.WriteString("Transfer-Encoding: chunked\r\n\r\n")
+		if r.body != "" {
+			fmt.Fprintf(&b, "%x\r\n%s\r\n", len(r.body), r.body)
+		}
+		b.WriteString("0\r\n")
+		for _, h := range r.trailers {
+			fmt.Fprintf(&b, "%s: %s\r\n", h.Name, h.Value)
+		}
+		return b.String() + "\r\n"
+	case r.body != "":
 		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(r.body))
 	}
 	return b.String() + "\r\n" + r.body
+}
+
+// pseudo are the pseudo headers of HTTP/2.
+func (r request) pseudo() envoy.Headers {
+	out := envoy.Headers{{Name: ":method", Value: r.method}}
+	if r.method != "CONNECT" {
+		out = append(out, envoy.Header{Name: ":scheme", Value: r.scheme}, envoy.Header{Name: ":path", Value: r.target})
+	}
+	if !r.noHost {
+		out = append(out, envoy.Header{Name: ":authority", Value: r.host})
+	}
+	return out
+}
+
+// String is the request as it goes on the wire.
+func (r request) String() string {
+	if r.proto != "HTTP/2" {
+		return r.raw()
+	}
+	return fmt.Sprintf("HTTP/2 %q %q body %q trailers %q", r.pseudo(), r.headers, r.body, r.trailers)
 }
 
 // vocabulary is what a configuration speaks of: every host, path, header name
@@ -117,8 +158,8 @@ func pick[T any](r *rand.Rand, from []T) T { return from[r.IntN(len(from))] }
 
 // generate makes a request out of the configuration's words, mostly sound, often
 // with one or two things twisted.
-func (v vocabulary) generate(r *rand.Rand, id int) request {
-	q := request{port: pick(r, v.ports), method: pick(r, []string{"GET", "GET", "POST", "POST", "OPTIONS", "HEAD", "PUT"}), host: pick(r, v.hosts), target: pick(r, v.paths)}
+func (v vocabulary) generate(r *rand.Rand, id int, tokens *mint) request {
+	q := request{port: pick(r, v.ports), proto: pick(r, []string{"HTTP/1.1", "HTTP/1.1", "HTTP/2"}), scheme: "http", method: pick(r, []string{"GET", "GET", "POST", "POST", "OPTIONS", "HEAD", "PUT"}), host: pick(r, v.hosts), target: pick(r, v.paths)}
 	if r.IntN(2) == 0 {
 		q.target = strings.TrimSuffix(q.target, "/") + pick(r, []string{"", "/", "/a", "/v1/models/x:predict", "x", "?q=1", "/a?b=/c&d"})
 	}
@@ -135,7 +176,86 @@ func (v vocabulary) generate(r *rand.Rand, id int) request {
 	if q.target == "" {
 		q.target = "/"
 	}
+	if tokens != nil && r.IntN(3) > 0 {
+		q.headers.Add("Authorization", ascii(tokens.header(r)))
+	}
+	if r.IntN(8) == 0 {
+		twistForm(r, &q)
+	}
+	if q.proto == "HTTP/2" {
+		q.asHTTP2(r)
+	}
 	return q
+}
+
+// twistForm makes the request one of those a client rarely sends.
+func twistForm(r *rand.Rand, q *request) {
+	switch r.IntN(9) {
+	case 0:
+		q.proto = "HTTP/1.0"
+	case 1:
+		q.method = "CONNECT"
+		q.target = pick(r, []string{q.host, q.host + ":443", q.target})
+		q.body = ""
+	case 2:
+		q.headers.Add("Connection", pick(r, []string{"upgrade", "Upgrade", "keep-alive, Upgrade", "close"}))
+		q.headers.Add("Upgrade", pick(r, []string{"websocket", "WebSocket", "h2c", "other", "websocket, other", ""}))
+		q.body = ""
+	case 3:
+		q.target = pick(r, []string{"*", strings.TrimPrefix(q.target, "/"), "http://", "http:///x", "https://" + q.host + "/x", "HTTP://" + q.host + "/x", "http://" + q.host, "http://" + q.host + "?x=1", "ws://a/b", "//" + q.host + "/x", "?x=1", "http:/x"})
+		if q.target == "" {
+			q.target = "*"
+		}
+	case 4:
+		q.noHost = true
+	case 5:
+		q.headers.Add("Host", pick(r, []string{q.host, "other.example"}))
+	case 6:
+		q.chunked = true
+		q.trailers = pick(r, []envoy.Headers{nil, {{Name: "x-trailer", Value: "1"}}})
+	case 7:
+		q.method, q.body = "POST", "\x00\x00\x00\x00\x02hi"
+		q.headers.Add("content-type", "application/grpc")
+		q.headers.Add("te", "trailers")
+		q.headers.Add("grpc-timeout", pick(r, []string{"1S", "100m", "x", "5H", "99999999999S"}))
+	case 8:
+		q.method = pick(r, []string{"DELETE", "PATCH", "TRACE", "get", "X-OTHER", "PRI", "G,T"})
+	}
+}
+
+// asHTTP2 puts what is sound for HTTP/1.1 into HTTP/2's form, mostly.
+func (q *request) asHTTP2(r *rand.Rand) {
+	// Envoy takes a second to end a connection: few may be malformed.
+	if r.IntN(80) > 0 {
+		q.noHost = false
+		if !strings.HasPrefix(q.target, "/") {
+			q.target = "/" + strings.TrimLeft(q.target, "*")
+		}
+		q.method = strings.ReplaceAll(q.method, ",", "")
+		q.host = strings.NewReplacer(" ", "", "/", "", "@", "").Replace(q.host)
+	}
+	if r.IntN(1000) > 0 {
+		var kept envoy.Headers
+		for _, h := range q.headers {
+			h.Name = strings.ToLower(h.Name)
+			if h.Name != "connection" && h.Name != "upgrade" && h.Name != "keep-alive" && (h.Name != "te" || h.Value == "trailers") {
+				kept = append(kept, h)
+			}
+		}
+		q.headers = kept
+	}
+	if q.body != "" && r.IntN(2) == 0 {
+		q.headers = append(q.headers, envoy.Header{Name: "content-length", Value: strconv.Itoa(len(q.body))})
+	}
+	if r.IntN(40) == 0 {
+		q.scheme = pick(r, []string{"https", "https", "HTTP", "HTTP", "ftp", "ftp", "ftp", ""})
+	}
+	if r.IntN(8) == 0 {
+		q.headers = append(q.headers, envoy.Header{Name: "cookie", Value: "more=1"})
+	}
+	if q.body != "" && r.IntN(6) == 0 {
+		q.trailers = envoy.Headers{{Name: "x-trailer", Value: "1"}}
+	}
 }
 
 func (v vocabulary) twist(r *rand.Rand, q *request) {
@@ -200,19 +320,21 @@ func twistPath(r *rand.Rand, path string) string {
 	return path[:at] + pick(r, []string{"//", "/./", "/../", "/..", "/..;x/", "/.;/", "%2F", "%2f", "%2e", "%2e%2e/", ";a=b", `\`, "%00", "%c0%af", "%31", "%zz", "%", "#f", "?x=1", "é", "[", "{|}", "..", "%25", "~", "/%2E%2e/"}) + path[at:]
 }
 
-// asked is the request as the engine takes it: the codec's part is done, an
-// absolute target split.
-func (r request) asked() (authority, path string) {
-	authority, path = r.host, r.target
-	if _, rest, ok := strings.Cut(r.target, "://"); ok && !strings.HasPrefix(r.target, "/") {
-		end := strings.IndexAny(rest, "/?#")
-		if end < 0 {
-			return rest, "/"
-		}
-		authority, path = rest[:end], rest[end:]
-		if path[0] != '/' {
-			path = "/" + path
-		}
+// engine is the request as the engine takes it.
+func (r request) engine(from, to netip.AddrPort) envoy.Request {
+	authority, path := r.host, r.target
+	if r.noHost {
+		authority = ""
 	}
-	return authority, path
+	out := envoy.Request{Source: from, Destination: to, Protocol: r.proto, Method: r.method, Scheme: r.scheme, Authority: authority, Path: path}
+	for _, h := range r.headers {
+		if r.proto != "HTTP/2" {
+			h.Name, h.Value = strings.ToLower(h.Name), strings.TrimSpace(h.Value)
+		}
+		out.Headers = append(out.Headers, h)
+	}
+	if r.body != "" && !r.chunked && r.proto != "HTTP/2" {
+		out.Headers.Add("content-length", strconv.Itoa(len(r.body)))
+	}
+	return out
 }

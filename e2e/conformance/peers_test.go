@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"io"
 	"net"
+	"net/http/httputil"
 	"net/netip"
 	"sort"
 	"strconv"
@@ -150,9 +151,13 @@ func (w *witness) one(c net.Conn, r *bufio.Reader, cluster string, authorizer bo
 	}
 	m.headers = fromHeaders(headers)
 	if chunked {
-		return io.ErrUnexpectedEOF // the generator sends no chunked bodies
-	}
-	if _, err := r.Discard(length); err != nil {
+		if _, err := io.Copy(io.Discard, httputil.NewChunkedReader(r)); err != nil {
+			return err
+		}
+		if line, err := r.ReadString('\n'); err != nil || line != "\r\n" {
+			return fmt.Errorf("trailers %q: %w", line, err) // Envoy passes none on to HTTP/1
+		}
+	} else if _, err := r.Discard(length); err != nil {
 		return err
 	}
 	cookie, _ := headers.Get("cookie")

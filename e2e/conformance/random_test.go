@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"sort"
 	"strconv"
@@ -107,25 +106,20 @@ func compareRandom(t *testing.T, c configuration, extra string, seed uint64, hos
 	for worker := range workers {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(seed, uint64(worker)+1000*uint64(host)))
-			conns := map[uint16]*client{}
+			conns := p.clients()
+			defer conns.close()
 			for i := worker; i < requests; i += workers {
-				q := v.generate(r, i)
-				if conns[q.port] == nil {
-					conns[q.port] = &client{from: p.client, to: addrPort(p, q.port)}
-				}
-				diff := p.compare(conns[q.port], q, strconv.Itoa(i))
+				q := v.generate(r, i, c.tokens)
+				diff := p.compare(conns.of(q), q, strconv.Itoa(i))
 				mu.Lock()
 				if cause, ok := strings.CutPrefix(diff, "the engine cannot tell: "); ok {
 					causes[cause]++
 				} else if diff != "" {
-					t.Errorf("seed %d, %s, request %d:\n%q\n%s\nwith\n%s", seed, c.name, i, q.raw(), diff, extra)
+					t.Errorf("seed %d, %s, request %d:\n%q\n%s\nwith\n%s", seed, c.name, i, q, diff, extra)
 					mu.Unlock()
 					break
 				}
 				mu.Unlock()
-			}
-			for _, c := range conns {
-				c.close()
 			}
 		})
 	}
@@ -286,5 +280,3 @@ func randomFilter(i int) map[string]any {
 			"patch": map[string]any{"operation": "INSERT_BEFORE", "value": map[string]any{"name": "envoy.filters.http.lua", "typed_config": map[string]any{"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
 				"inlineCode": "function envoy_on_request(request_handle)\n  local host = request_handle:headers():get(\":authority\")\n  request_handle:headers():add(\"x-forwarded-host\", host)\nend\n"}}}}}})
 }
-
-func addrPort(p *pair, port uint16) netip.AddrPort { return netip.AddrPortFrom(p.gateway, port) }

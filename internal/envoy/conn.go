@@ -62,20 +62,20 @@ func compileConnManager(h *hcmv3.HttpConnectionManager, egress bool) *connManage
 
 // stream is one request on its way through the filters.
 type stream struct {
-	method, authority, path, protocol string
-	headers                           Headers
-	source, destination               netip.AddrPort
-	metadata                          metadata
-	upgrade                           string
-	attempted                         bool
-	response                          ResponseChange
-	outcome                           Outcome
-	seen                              headerClass // of the headers that came
-	peer, own                         addressText // of source and destination
-	env                               Env
-	trace                             *Trace
-	tls                               *TLS   // nil: plaintext
-	principal                         string // filter state io.istio.peer_principal
+	method, authority, path, protocol, scheme string
+	headers                                   Headers
+	source, destination                       netip.AddrPort
+	metadata                                  metadata
+	upgrade                                   string
+	refused                                   bool // the upgrade is none of those that are allowed
+	response                                  ResponseChange
+	outcome                                   Outcome
+	seen                                      headerClass // of the headers that came
+	peer, own                                 addressText // of source and destination
+	env                                       Env
+	trace                                     *Trace
+	tls                                       *TLS   // nil: plaintext
+	principal                                 string // filter state io.istio.peer_principal
 
 	routes   *routeTable
 	host     *virtualHost // of hostOf, an authority
@@ -94,22 +94,21 @@ func (c *connManager) accept(req Request, s *stream) *Outcome {
 	if len(c.unmodelled) > 0 {
 		return unknown(strings.Join(c.unmodelled, ", "))
 	}
-	traits, valid := targetTraits(req.Path)
-	if !valid || !validAuthority(req.Authority) {
-		return s.local(400, "Bad Request", "http1.codec_error")
-	}
-	if req.Method == "CONNECT" {
-		return unknown("method CONNECT")
+	s.protocol = req.Protocol
+	if o := s.codec(&req); o != nil {
+		return o
 	}
 	s.method, s.authority, s.protocol = req.Method, req.Authority, req.Protocol
 	s.source, s.destination = req.Source, req.Destination
 	s.combine(req.Headers, c.useRemoteAddress)
 
 	path := req.Path
+	s.path = path
+	traits, _ := targetTraits(path)
 	if traits&pathFragment != 0 {
 		path, _, _ = strings.Cut(path, "#") // http_reject_path_with_fragment is false in Istio's bootstrap
 	}
-	if c.normalize && traits&pathUnusual != 0 {
+	if c.normalize && traits&(pathUnusual|pathInvalid) != 0 {
 		ok := false
 		if path, ok = normalizePath(path); !ok {
 			return s.local(400, "", "path_normalization_failed")
@@ -122,7 +121,15 @@ func (c *connManager) accept(req Request, s *stream) *Outcome {
 	if s.trace != nil && path != req.Path {
 		s.trace.add(Step{Stage: "connection", Text: "path " + req.Path + " becomes " + path})
 	}
-	return c.headers(s)
+	o := c.headers(s)
+	if s.scheme == "" { // what x-forwarded-proto says by now, else what the connection is
+		if s.scheme, _ = s.headers.Get("x-forwarded-proto"); s.scheme != "http" && s.scheme != "https" {
+			if s.scheme = "http"; s.tls != nil {
+				s.scheme = "https"
+			}
+		}
+	}
+	return o
 }
 
 // combine copies the headers, joins what Envoy keeps in one field and leaves out
@@ -149,9 +156,7 @@ var localhost4, localhost6 = netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6L
 
 func (c *connManager) headers(s *stream) *Outcome {
 	if s.seen&headerExamined != 0 {
-		if o := c.examine(s); o != nil {
-			return o
-		}
+		c.examine(s)
 	}
 	if !c.useRemoteAddress {
 		c.behindProxy(s)
@@ -187,20 +192,17 @@ func (s *stream) put(class headerClass, name, value string) {
 }
 
 // examine deals with the headers whose values matter here.
-func (c *connManager) examine(s *stream) *Outcome {
+func (c *connManager) examine(s *stream) {
 	h := &s.headers
 	if up, ok := upgradeOf(s.headers); ok && up != "h2c" {
-		if !c.upgrades[up] {
-			return s.local(403, "", "upgrade_failed")
-		}
-		s.upgrade = up
+		s.upgrade, s.refused = up, !c.upgrades[up]
 	} else {
 		h.removeNominated()
 		h.Remove("connection")
 		h.Remove("upgrade")
 		h.Remove("http2-settings")
 	}
-	if te, ok := h.Get("te"); ok { // ConnectionManagerUtility::sanitizeTEHeader
+	if te, ok := h.Get("te"); ok && s.upgrade == "" { // ConnectionManagerUtility::sanitizeTEHeader
 		h.Remove("te")
 		for t := range strings.SplitSeq(te, ",") {
 			if strings.EqualFold(strings.TrimSpace(t), "trailers") {
@@ -212,13 +214,12 @@ func (c *connManager) examine(s *stream) *Outcome {
 	if expect, _ := h.Get("expect"); strings.EqualFold(expect, "100-continue") {
 		h.Remove("expect") // answered here
 	}
-	return nil
 }
 
 func upgradeOf(h Headers) (string, bool) {
 	connection, _ := h.Get("connection")
 	upgrade, ok := h.Get("upgrade")
-	if !ok || upgrade == "" {
+	if !ok {
 		return "", false
 	}
 	tokens := strings.Split(strings.ToLower(connection), ",")

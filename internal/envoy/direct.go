@@ -78,13 +78,13 @@ func (d *direct) reply(s *stream, rt *route) *Outcome {
 // location is the redirect's target (RouteEntryImplBase::newUri). False: the host
 // carries a port, which a change of scheme may take away.
 func (r *redirect) location(s *stream) (string, bool) {
-	scheme, host := "http", s.authority
+	scheme, host := s.scheme, s.authority
 	if r.scheme != "" {
 		scheme = r.scheme
 	}
 	if r.host != "" {
 		host = r.host
-	} else if scheme != "http" && strings.Contains(host, ":") {
+	} else if scheme != s.scheme && strings.Contains(host, ":") {
 		return "", false
 	}
 	path, query, hasQuery := strings.Cut(s.path, "?")

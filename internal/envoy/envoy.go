@@ -22,7 +22,8 @@ import (
 type Request struct {
 	Source      netip.AddrPort // the TCP peer
 	Destination netip.AddrPort // the local address; its port chooses the listener
-	Protocol    string         // "HTTP/1.1" or "HTTP/2"
+	Protocol    string         // "HTTP/1.0", "HTTP/1.1" or "HTTP/2"
+	Scheme      string         // HTTP/2's :scheme
 	Method      string
 	Authority   string
 	Path        string
@@ -52,7 +53,7 @@ type Outcome struct {
 	Kind   Kind
 	Reason string // Unknown: what is not modelled. Local and Closed: Envoy's details.
 
-	// Local reply.
+	// Local reply. No status: an HTTP/2 stream is reset without an answer.
 	Status  int
 	Headers Headers
 	Body    string

@@ -242,6 +242,9 @@ func (l *listener) run(s *stream) *Outcome {
 	if s.egress = l.conn.egress; s.egress && !s.choose() { // tracing looks at the route before any filter
 		return unknown(s.unknown)
 	}
+	if s.refused && s.choose() && s.route != nil {
+		return s.local(403, "", "upgrade_failed")
+	}
 	for i, f := range l.filters {
 		s.at = i
 		if o := f.decode(s); o != nil {
@@ -316,21 +319,11 @@ func (rt *route) forward(s *stream) *Outcome {
 			s.path = to + s.path[n:]
 		}
 	}
-	grpc := s.grpc()
-	if grpc && rt.action.grpcTimeouts && s.headers.has("grpc-timeout") {
-		return unknown("the request's grpc-timeout")
-	}
-	if rt.action.timeout > 0 {
-		ms := rt.action.milliseconds
-		s.headers.Set("x-envoy-expected-rq-timeout-ms", ms)
-		if grpc { // Grpc::Common::toGrpcTimeout
-			s.headers.Set("grpc-timeout", ms+"m")
-		}
-	}
+	timeout := rt.action.timeouts.apply(s)
 	if s.trace != nil {
 		s.trace.add(Step{Stage: "router", Text: fmt.Sprintf("%s http://%s%s to %s", s.method, s.authority, s.path, rt.action.cluster), Object: rt.info.Object()})
 	}
-	return s.answer(Outcome{Kind: Forward, Cluster: rt.action.cluster, Timeout: rt.action.timeout, Upgrade: s.upgrade, Response: s.response,
+	return s.answer(Outcome{Kind: Forward, Cluster: rt.action.cluster, Timeout: timeout, Upgrade: s.upgrade, Response: s.response,
 		Request: Upstream{Method: s.method, Authority: s.authority, Path: s.path, Headers: s.headers}})
 }
 
@@ -348,13 +341,18 @@ func (s *stream) local(status int, body, details string) *Outcome {
 	o := s.answer(Outcome{Kind: Local, Reason: details, Status: status, Body: body})
 	if s.grpc() {
 		o.Status, o.Body = 200, ""
-		o.Headers = Headers{{"content-type", "application/grpc"}, {"grpc-status", strconv.Itoa(grpcStatus(status))}, {"content-length", "0"}}
+		o.Headers = Headers{{"content-type", "application/grpc"}, {"grpc-status", strconv.Itoa(grpcStatus(status))}}
+		if s.protocol != "HTTP/2" {
+			o.Headers.Add("content-length", "0")
+		}
 		if body != "" && s.method != "HEAD" {
 			o.Headers.Add("grpc-message", body)
 		}
 		return o
 	}
-	o.Headers.Add("content-length", strconv.Itoa(len(body)))
+	if body != "" || s.protocol != "HTTP/2" {
+		o.Headers.Add("content-length", strconv.Itoa(len(body)))
+	}
 	if body != "" {
 		o.Headers.Add("content-type", "text/plain")
 	}
@@ -364,7 +362,7 @@ func (s *stream) local(status int, body, details string) *Outcome {
 // grpc is whether the request is gRPC (Grpc::Common::hasGrpcContentType).
 func (s *stream) grpc() bool {
 	ct, _ := s.headers.Get("content-type")
-	return ct == "application/grpc" || strings.HasPrefix(ct, "application/grpc+") || strings.HasPrefix(ct, "application/grpc;")
+	return s.path != "" && (ct == "application/grpc" || strings.HasPrefix(ct, "application/grpc+") || strings.HasPrefix(ct, "application/grpc;"))
 }
 
 // grpcStatus is the mapping of https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md,

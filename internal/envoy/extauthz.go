@@ -244,7 +244,7 @@ func (f *extAuthz) httpAnswer(s *stream, a Answer) *Outcome {
 // grpcCheck is the CheckRequest (CheckRequestUtils::createHttpCheck). Its size is
 // what has arrived of the body, nothing yet.
 func (f *extAuthz) grpcCheck(s *stream) *authv3.CheckRequest {
-	headers := map[string]string{":authority": s.authority, ":method": s.method, ":path": s.path, ":scheme": "http"}
+	headers := map[string]string{":authority": s.authority, ":method": s.method, ":path": s.path, ":scheme": s.scheme}
 	for _, h := range s.headers {
 		if f.someHeaders && !matchesAny(f.allowed, h.Name) {
 			continue
@@ -260,7 +260,7 @@ func (f *extAuthz) grpcCheck(s *stream) *authv3.CheckRequest {
 		Destination: peerOf(s.destination.Addr().Unmap().String(), s.destination.Port()),
 		Request: &authv3.AttributeContext_Request{
 			Time: timestamppb.New(s.env.Now),
-			Http: &authv3.AttributeContext_HttpRequest{Method: s.method, Headers: headers, Path: s.path, Host: s.authority, Scheme: "http", Protocol: s.protocol},
+			Http: &authv3.AttributeContext_HttpRequest{Method: s.method, Headers: headers, Path: s.path, Host: s.authority, Scheme: s.scheme, Protocol: s.protocol},
 		},
 		MetadataContext:      &corev3.Metadata{},
 		RouteMetadataContext: &corev3.Metadata{},

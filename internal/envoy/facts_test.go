@@ -154,7 +154,7 @@ func TestLocalReplies(t *testing.T) {
 }
 
 func TestRewrites(t *testing.T) {
-	p := compile(t, `{"match":{"prefix":"/jupyter/"},"route":{"cluster":"up","prefixRewrite":"/","hostRewriteLiteral":"b","timeout":"5s"}}`)
+	p := compile(t, `{"match":{"prefix":"/jupyter/"},"route":{"cluster":"up","prefixRewrite":"/","hostRewriteLiteral":"b","timeout":"5s","maxGrpcTimeout":"5s"}}`)
 	o := ask(p, "POST", "a", "/jupyter/x?y=/jupyter/", "content-type", "application/grpc")
 	want := map[string]string{"x-envoy-original-path": "/jupyter/x?y=/jupyter/", "x-envoy-original-host": "a", "x-envoy-expected-rq-timeout-ms": "5000", "grpc-timeout": "5000m"}
 	if o.Request.Path != "/x?y=/jupyter/" || o.Request.Authority != "b" {

@@ -215,7 +215,7 @@ func (f *jwtAuthn) refuse(s *stream, status jwtStatus) *Outcome {
 		code = 403
 	}
 	o := s.local(code, string(status), "jwt_authn_access_denied{"+strings.ReplaceAll(string(status), " ", "_")+"}")
-	realm := "http://" + s.authority + s.path
+	realm := s.scheme + "://" + s.authority + s.path
 	if len(realm) > 256 {
 		realm = realm[:256]
 	}

@@ -107,5 +107,5 @@ func (s *stream) pseudo(name string) string {
 	case ":method":
 		return s.method
 	}
-	return "http"
+	return s.scheme
 }

@@ -1,6 +1,9 @@
 package envoy
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // normalizePath is what HttpConnectionManager.normalize_path does to :path
 // (Envoy PathUtil::canonicalPath over Chromium's path canonicaliser), as seen
@@ -131,15 +134,26 @@ func appendPathByte(out *[]byte, s string) (int, bool) {
 		}
 		return 3, true
 	}
+	if c >= utf8.RuneSelf {
+		r, n := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && n == 1 {
+			return 0, false
+		}
+		for i := range n {
+			*out = append(*out, '%', upperHex[s[i]>>4], upperHex[s[i]&15])
+		}
+		return n, true
+	}
 	switch c {
 	case '"', '<', '>', '^', '`', '{', '|', '}':
-		const hex = "0123456789ABCDEF"
-		*out = append(*out, '%', hex[c>>4], hex[c&15])
+		*out = append(*out, '%', upperHex[c>>4], upperHex[c&15])
 	default:
 		*out = append(*out, c)
 	}
 	return 1, true
 }
+
+const upperHex = "0123456789ABCDEF"
 
 func unreserved(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'

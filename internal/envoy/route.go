@@ -3,9 +3,7 @@ package envoy
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -75,9 +73,7 @@ type action struct {
 	hostRewrite   string
 	prefix        string // the matched prefix, replaced by prefixRewrite
 	prefixRewrite string
-	timeout       time.Duration
-	milliseconds  string // the time-out as a header says it
-	grpcTimeouts  bool   // the request's grpc-timeout changes the time-out
+	timeouts      timeouts
 }
 
 func compileRoutes(rc *routev3.RouteConfiguration) (*routeTable, error) {
@@ -187,14 +183,9 @@ func compileRoute(r *routev3.Route, vh *virtualHost) (*route, error) {
 	if a := r.GetRoute(); a != nil {
 		c.unmodelled = append(c.unmodelled, fieldsBut(a, "cluster", "host_rewrite_literal", "prefix_rewrite", "timeout",
 			// one attempt is made; what a retry would answer is the upstream's matter
-			"retry_policy", "max_grpc_timeout", "max_stream_duration", "cluster_not_found_response_code")...)
+			"retry_policy", "max_grpc_timeout", "grpc_timeout_offset", "max_stream_duration", "cluster_not_found_response_code")...)
 		c.action = &action{cluster: a.GetCluster(), hostRewrite: a.GetHostRewriteLiteral(), prefixRewrite: a.PrefixRewrite,
-			prefix: r.Match.GetPrefix() + r.Match.GetPath() + r.Match.GetPathSeparatedPrefix(), timeout: 15 * time.Second}
-		c.action.grpcTimeouts = a.MaxGrpcTimeout != nil || a.MaxStreamDuration.GetGrpcTimeoutHeaderMax() != nil //nolint:staticcheck // what Istio writes
-		if a.Timeout != nil {
-			c.action.timeout = a.Timeout.AsDuration()
-		}
-		c.action.milliseconds = strconv.FormatInt(c.action.timeout.Milliseconds(), 10)
+			prefix: r.Match.GetPrefix() + r.Match.GetPath() + r.Match.GetPathSeparatedPrefix(), timeouts: compileTimeouts(a)}
 	}
 	return c, nil
 }
@@ -327,7 +318,7 @@ func (s *stream) choose() bool {
 	if s.hostOf != s.authority || s.host == nil {
 		s.host, s.hostOf = s.routes.virtualHost(s.authority), s.authority
 	}
-	if vh := s.host; vh != nil {
+	if vh := s.host; vh != nil && s.path != "" { // CONNECT has no path, and no route here is for it
 		path, query, _ := strings.Cut(s.path, "?")
 		for _, r := range vh.routes {
 			switch r.matches.testPath(s, path, query) {

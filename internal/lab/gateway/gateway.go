@@ -175,7 +175,7 @@ func fromHTTP(req *http.Request, local netip.AddrPort) (envoy.Request, error) {
 	if req.ProtoMajor == 2 {
 		proto = "HTTP/2"
 	}
-	er := envoy.Request{Source: netip.AddrPortFrom(source.Addr().Unmap(), source.Port()), Destination: local, Protocol: proto, Method: req.Method, Authority: req.Host, Path: path}
+	er := envoy.Request{Source: netip.AddrPortFrom(source.Addr().Unmap(), source.Port()), Destination: local, Protocol: proto, Scheme: "http", Method: req.Method, Authority: req.Host, Path: path}
 	for name, values := range req.Header {
 		for _, v := range values {
 			er.Headers.Add(strings.ToLower(name), v)
@@ -200,6 +200,9 @@ func requestID() string {
 }
 
 func writeLocal(w http.ResponseWriter, o envoy.Outcome) {
+	if o.Status == 0 { // no answer: the stream ends
+		panic(http.ErrAbortHandler)
+	}
 	for _, h := range o.Headers {
 		if h.Name != "content-length" {
 			w.Header().Add(h.Name, h.Value)
