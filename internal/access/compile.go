@@ -15,7 +15,9 @@ import (
 
 // Compile reads the Roles, ClusterRoles, RoleBindings and ClusterRoleBindings
 // of a set. A binding that no API server would take is an error; a binding to a
-// role that does not exist grants nothing, as in Kubernetes.
+// role that does not exist grants nothing, as in Kubernetes. What an error names
+// grants nothing, and the Rules beside it hold all the rest: whoever goes on with
+// them must say what the error said.
 func Compile(set *manifest.Set) (*Rules, error) {
 	c := &compiler{rules: &Rules{scopes: map[string]*scope{}}, roles: map[Ref]role{}}
 	c.readRoles(set)
@@ -31,10 +33,7 @@ func Compile(set *manifest.Set) (*Rules, error) {
 	for i, b := range bindings {
 		c.bind(i, b)
 	}
-	if err := errors.Join(c.errs...); err != nil {
-		return nil, err
-	}
-	return c.rules, nil
+	return c.rules, errors.Join(c.errs...)
 }
 
 type compiler struct {

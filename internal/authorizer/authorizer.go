@@ -39,9 +39,17 @@ type Options struct {
 	Log *slog.Logger
 	// Lines gets the same in JSON.
 	Lines Lines
+	// PodsKnown says when the pods were last known to be as the Snapshot has them. If
+	// nil, they always are. Longer than PodsBelieved ago, no pod is recognised by its
+	// address: another may hold it by now.
+	PodsKnown func() time.Time
 	// Observe, if set, is told of every verdict and how long it took.
 	Observe func(Verdict, time.Duration)
 }
+
+// PodsBelieved is how long after they were last known to be so pods' addresses are
+// believed.
+const PodsBelieved = 10 * time.Second
 
 // Snapshot is what is known of the cluster. It does not change; a new state is
 // a new Snapshot.
@@ -70,6 +78,7 @@ type Authorizer struct {
 	log      *slog.Logger
 	lines    Lines
 	observe  func(Verdict, time.Duration)
+	podsAt   func() time.Time // Options.PodsKnown
 	snapshot atomic.Pointer[Snapshot]
 }
 
@@ -84,7 +93,7 @@ func New(cfg Config, opts Options) (*Authorizer, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	a := &Authorizer{cfg: cfg, doors: map[uint16]bool{}, keys: opts.Keys, now: opts.Now, log: opts.Log, lines: opts.Lines, observe: opts.Observe}
+	a := &Authorizer{cfg: cfg, doors: map[uint16]bool{}, keys: opts.Keys, now: opts.Now, log: opts.Log, lines: opts.Lines, observe: opts.Observe, podsAt: opts.PodsKnown}
 	for _, d := range cfg.Doors {
 		a.doors[d.Port] = d.InCluster
 	}
@@ -146,6 +155,11 @@ func (a *Authorizer) Caches() map[string][]*credential.Count {
 func (a *Authorizer) FromGateway(addr netip.Addr) bool {
 	snap := a.snapshot.Load()
 	return snap != nil && snap.Pods.Gateway(addr)
+}
+
+// podsFresh tells whether pods' addresses are believed now.
+func (a *Authorizer) podsFresh() bool {
+	return a.podsAt == nil || a.now().Sub(a.podsAt()) < PodsBelieved
 }
 
 // Keys are those that sign passports.

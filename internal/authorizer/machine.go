@@ -20,6 +20,7 @@ type identity struct {
 	shown   passport.Passport // what it was read from, where that was a passport
 	note    string            // why a pod was not recognised
 	second  bool              // the gateway's own second hop
+	stale   bool              // whose address it is cannot be told now
 	sibling bool              // a pod of the model itself
 }
 
@@ -57,6 +58,9 @@ func (a *Authorizer) machine(ctx context.Context, req Request, snap *Snapshot, t
 		return v
 	}
 	v := Verdict{Caller: id.caller, How: id.how, Credential: id.id, Resource: t.Resource}
+	if !bound && id.stale {
+		return a.unrecognised(req, t, id)
+	}
 	if !bound && !id.sibling {
 		// The same for a model: a session that the login knows goes in, as it does
 		// today. Everything else would be redirected today, which no program can
@@ -82,11 +86,21 @@ func (a *Authorizer) machine(ctx context.Context, req Request, snap *Snapshot, t
 		refused.Caller, refused.How, refused.Credential, refused.Resource = id.caller, id.how, id.id, t.Resource
 		return refused
 	}
+	if id.stale {
+		return a.unrecognised(req, t, id)
+	}
 	if t.Kind == territory.Application && id.how == ByAnonymous && !id.second && navigation(req) {
 		// A browser, perhaps with an old session's cookie: a person who can log in.
 		return a.sendToLogin(ctx, req, t, inCluster, id, verb)
 	}
 	return a.challenge(req, t, inCluster, id, CredentialRequired, id.caller.User+" has no rule with the verb "+verb+" on "+t.Resource.String())
+}
+
+// unrecognised refuses who may be a pod with a rule, while that cannot be told.
+func (a *Authorizer) unrecognised(req Request, t territory.Territory, id identity) Verdict {
+	v := a.refuse(req, http.StatusServiceUnavailable, PodsStale, "it cannot be told now which pod calls, the API server is away: try again, or show a credential")
+	v.Caller, v.How, v.Resource = id.caller, id.how, t.Resource
+	return v
 }
 
 // identify finds the caller, in the order of the design. On the gateway's own
@@ -95,7 +109,8 @@ func (a *Authorizer) machine(ctx context.Context, req Request, snap *Snapshot, t
 // Sec-Fetch-Site, by which another site's page is told from the person.
 func (a *Authorizer) identify(ctx context.Context, req Request, snap *Snapshot, t territory.Territory, inCluster bool) (identity, error) {
 	second := inCluster && snap.Pods.Gateway(req.Source)
-	sibling := inCluster && !second && snap.Pods.Sibling(req.Source, t.Resource)
+	fresh := a.podsFresh()
+	sibling := inCluster && !second && fresh && snap.Pods.Sibling(req.Source, t.Resource)
 	if second || sibling {
 		// One that a model was given counts for its own pods only: its owner, or who
 		// reads its log, can have a route of theirs send it to the gateway's second hop.
@@ -134,6 +149,9 @@ func (a *Authorizer) identify(ctx context.Context, req Request, snap *Snapshot, 
 		return identity{caller: c, how: BySession}, nil
 	}
 	note := "the door is not declared in-cluster"
+	if inCluster && !fresh {
+		return identity{caller: credential.Anonymous(), how: ByAnonymous, stale: true}, nil
+	}
 	if inCluster {
 		pod, ok, why := snap.Pods.Caller(req.Source)
 		if ok {

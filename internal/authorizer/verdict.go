@@ -90,6 +90,7 @@ const (
 	CredentialRequired = "credential_required" // nothing shown that a rule allows
 	LoginRequired      = "login_required"      // bound by nobody: behind login, and there is no session
 	NotSynced          = "not_synced"
+	PodsStale          = "pods_stale"
 	NoRouteMetadata    = "no_route_metadata"
 	RouteDisagrees     = "route_disagrees"
 	MalformedCheck     = "malformed_check"

@@ -35,6 +35,9 @@ func deriveGraphs(s *manifest.Set, c *config) ([]*manifest.Object, error) {
 }
 
 func deriveGraph(o *manifest.Object, graph *manifest.InferenceGraph, c *config) ([]*manifest.Object, error) {
+	if o.Unread != nil {
+		return nil, o.Unread
+	}
 	spec := &manifest.Component{MinReplicas: graph.Spec.MinReplicas}
 	spec.Containers = []corev1.Container{{Name: routerContainer, Image: c.routerImage}}
 	spec.ServiceAccountName = graph.Spec.ServiceAccountName

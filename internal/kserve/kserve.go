@@ -121,6 +121,9 @@ func components(isvc *manifest.InferenceService) []component {
 
 // supported refuses what would be derived otherwise than here.
 func supported(o *manifest.Object, isvc *manifest.InferenceService, c *config) error {
+	if o.Unread != nil {
+		return o.Unread
+	}
 	if err := serverless(o, isvc.Status, c); err != nil {
 		return err
 	}
@@ -128,6 +131,9 @@ func supported(o *manifest.Object, isvc *manifest.InferenceService, c *config) e
 		return o.Errorf("metadata.annotations["+tagAnnotation+"]", "tag routing is not supported yet")
 	}
 	for _, comp := range components(isvc) {
+		if err := plainComponent(o, comp, c); err != nil {
+			return err
+		}
 		if comp.spec.CanaryTrafficPercent != nil && *comp.spec.CanaryTrafficPercent != 100 {
 			return o.Errorf("spec."+comp.kind+".canaryTrafficPercent", "a canary is not supported yet")
 		}
@@ -137,6 +143,26 @@ func supported(o *manifest.Object, isvc *manifest.InferenceService, c *config) e
 		for _, p := range userPorts(comp) {
 			if p.Name == "h2c" || p.Name == "http2" {
 				return o.Errorf("spec."+comp.kind+".ports", "port %s: HTTP/2 without TLS (gRPC) is not supported yet", p.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// plainComponent refuses a component whose own labels or annotations, which come to
+// its Knative Service (reconcilers/knative/ksvc_reconciler.go), change its hosts.
+func plainComponent(o *manifest.Object, comp component, c *config) error {
+	field := "spec." + comp.kind
+	if comp.spec.Annotations[tagAnnotation] == "true" {
+		return o.Errorf(field+".annotations["+tagAnnotation+"]", "tag routing is not supported yet")
+	}
+	if _, ok := comp.spec.Labels[visibilityLabel]; ok {
+		return o.Errorf(field+".labels["+visibilityLabel+"]", "on a component of its own it is not supported yet")
+	}
+	for _, d := range c.domains {
+		for k := range d.selector {
+			if _, ok := comp.spec.Labels[k]; ok {
+				return o.Errorf(field+".labels["+k+"]", "it chooses a domain for one component (ConfigMap config-domain), which is not supported yet")
 			}
 		}
 	}

@@ -31,11 +31,22 @@ type Component struct {
 	MaxReplicas          int32          `json:"maxReplicas,omitempty"`
 	ScaleTarget          *int32         `json:"scaleTarget,omitempty"`
 	ScaleMetric          *string        `json:"scaleMetric,omitempty"`
+	ScaleMetricType      *string        `json:"scaleMetricType,omitempty"`
+	AutoScaling          map[string]any `json:"autoScaling,omitempty"`
 	ContainerConcurrency *int64         `json:"containerConcurrency,omitempty"`
 	TimeoutSeconds       *int64         `json:"timeout,omitempty"`
 	CanaryTrafficPercent *int64         `json:"canaryTrafficPercent,omitempty"`
 	Logger               map[string]any `json:"logger,omitempty"`
 	Batcher              map[string]any `json:"batcher,omitempty"`
+	DeploymentStrategy   map[string]any `json:"deploymentStrategy,omitempty"`
+
+	// Labels and Annotations come to the component's Knative Service beside the
+	// InferenceService's own.
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+
+	StorageURIs          []map[string]any `json:"storageUris,omitempty"`
+	StorageContainerName *string          `json:"storageContainerName,omitempty"`
 
 	Model       *ModelSpec     `json:"model,omitempty"`
 	SKLearn     *FrameworkSpec `json:"sklearn,omitempty"`
@@ -58,6 +69,7 @@ type FrameworkSpec struct {
 	RuntimeVersion   *string        `json:"runtimeVersion,omitempty"`
 	ProtocolVersion  *string        `json:"protocolVersion,omitempty"`
 	Storage          map[string]any `json:"storage,omitempty"`
+	Confidential     map[string]any `json:"confidential,omitempty"`
 }
 
 // ModelSpec is the newer form, `model:` with a format's name.

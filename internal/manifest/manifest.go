@@ -61,6 +61,9 @@ type Object struct {
 	Value any
 	// JSON is the whole object as written, without defaults.
 	JSON json.RawMessage
+	// Unread says what of a live object could not be read (Live), nil for any other:
+	// whoever judges by the object must not take it for what it seems.
+	Unread error
 	// Derived says which object this one was derived from, as KServe or Knative
 	// would write it; empty for an object of the manifests.
 	Derived string

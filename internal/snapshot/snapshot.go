@@ -1,5 +1,5 @@
 // Package snapshot makes what posternd knows of a cluster out of the cluster's
-// objects: those of manifests here, those of a watch later.
+// objects: those of manifests, or those of a watch.
 package snapshot
 
 import (
@@ -32,6 +32,62 @@ func Of(set *manifest.Set, pods []credential.Pod, cfg authorizer.Config) (*autho
 		Rules: rules, Map: m, Pods: credential.NewPods(pods, cfg.PodRules()),
 		APIKeys: credential.NewAPIKeys(set), Accounts: credential.NewAccounts(set),
 	}, nil
+}
+
+// Part is what of a snapshot is made of some kinds of objects alone.
+type Part int
+
+// The parts, the quickest to make and to matter first: what ends somebody's access
+// must not wait for the routes of thousands of models.
+const (
+	Rules Part = iota
+	Keys
+	Accounts
+	Pods
+	Map
+	Parts // how many there are
+)
+
+// Of names the kinds, by group and kind, that a part is made of.
+func (p Part) Of() []string {
+	const rbac = "rbac.authorization.k8s.io/"
+	return [Parts][]string{
+		Rules:    {rbac + "Role", rbac + "ClusterRole", rbac + "RoleBinding", rbac + "ClusterRoleBinding"},
+		Keys:     {"apikeys.postern.dev/ApiKey"},
+		Accounts: {"/ServiceAccount"},
+		Pods:     {"/Pod"},
+		Map: {
+			"/ConfigMap", "/Service", "networking.istio.io/Gateway", "networking.istio.io/VirtualService",
+			"serving.kserve.io/InferenceService", "serving.kserve.io/InferenceGraph",
+		},
+	}[p]
+}
+
+// Update is a snapshot like before, one part of which is made of a set anew: of all
+// objects of its kinds, as they are in the cluster. before may be nil. problems are
+// the objects that count for nothing, one by one; err is set when no snapshot could be
+// made, by a fault of the configuration.
+func Update(before *authorizer.Snapshot, p Part, set *manifest.Set, cfg authorizer.Config) (s *authorizer.Snapshot, problems, err error) {
+	s = &authorizer.Snapshot{}
+	if before != nil {
+		*s = *before
+	}
+	switch p {
+	case Rules:
+		s.Rules, problems = access.Compile(set)
+	case Keys:
+		s.APIKeys = credential.NewAPIKeys(set)
+		problems = s.APIKeys.Problems()
+	case Accounts:
+		s.Accounts = credential.NewAccounts(set)
+	case Pods:
+		s.Pods = credential.NewPods(live(set), cfg.PodRules())
+	case Map:
+		if s.Map, err = territory.Compile(set, cfg.Territory(kserve.Derive)); err == nil {
+			problems = s.Map.Underived()
+		}
+	}
+	return s, problems, err
 }
 
 // Placed are pods with the addresses that a topology gave them.

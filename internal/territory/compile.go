@@ -46,14 +46,11 @@ func Compile(set *manifest.Set, cfg Config) (*Map, error) {
 	}
 	for o, g := range manifest.Of[*networking.Gateway](set) {
 		c.gateways[o.Meta.Namespace+"/"+o.Meta.Name] = g
-		if !ordinary(o) {
+		if !ordinary(o) || o.Unread != nil {
 			c.odd[o.Meta.Namespace+"/"+o.Meta.Name] = true
 		}
 	}
-	underived := c.readModels()
-	if err := c.readMesh(); err != nil {
-		return nil, err
-	}
+	underived := errors.Join(c.readModels(), c.readMesh())
 	m := &Map{doors: map[uint16]*door{}, owned: map[string]bool{}, underived: underived}
 	byPort := map[uint16][]string{}
 	for _, d := range cfg.Doors {
@@ -83,8 +80,9 @@ type compiler struct {
 }
 
 // readMesh looks at the one setting of the mesh that decides whether gateways
-// see a VirtualService. A tenant's ConfigMap of that name is none of the mesh's.
-func (c *compiler) readMesh() error {
+// see a VirtualService; where it cannot be read, they may not. A tenant's ConfigMap of
+// that name is none of the mesh's.
+func (c *compiler) readMesh() (err error) {
 	for o, cm := range manifest.Of[*corev1.ConfigMap](c.set) {
 		if o.Meta.Name != "istio" || cm.Data["mesh"] == "" || !c.kubeflow[o.Meta.Namespace] {
 			continue
@@ -92,14 +90,15 @@ func (c *compiler) readMesh() error {
 		var mesh struct {
 			Default []string `json:"defaultVirtualServiceExportTo"`
 		}
-		if err := yaml.Unmarshal([]byte(cm.Data["mesh"]), &mesh); err != nil {
-			return o.Errorf("data.mesh", "%v", err)
+		if bad := yaml.Unmarshal([]byte(cm.Data["mesh"]), &mesh); bad != nil {
+			c.hidden, err = true, errors.Join(err, o.Errorf("data.mesh", "%v", bad))
+			continue
 		}
 		if len(mesh.Default) > 0 && !slices.Equal(mesh.Default, []string{"*"}) {
 			c.hidden = true
 		}
 	}
-	return nil
+	return err
 }
 
 // door builds one port's table and notes what is not people's.
@@ -222,6 +221,10 @@ func (c *compiler) claim(o *manifest.Object, spec *networking.VirtualService, su
 	}
 	to := spec.GetExportTo()
 	exported := slices.Equal(to, []string{"*"}) || len(to) == 0 && !c.hidden
+	if o.Unread != nil {
+		cl.doubt = c.lostModel(ns, o.Meta.Name)
+		return cl // somebody's, at its hosts and perhaps at this door: nothing else is known
+	}
 	cl.sure = exported && ordinary(o) && serves(spec, certain, ns)
 	if r, ok := c.model(o, spec); ok {
 		cl.kind, cl.resource, cl.origins = Model, r, c.origins[r]

@@ -3,6 +3,7 @@ package territory
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -173,13 +174,45 @@ func sameHTTP(want, got *networking.HTTPRoute) bool {
 		a.Name, b.Name, a.StatPrefix, b.StatPrefix = "", "", "", ""
 		return proto.Equal(a, b)
 	})
-	route := slices.EqualFunc(want.GetRoute(), got.GetRoute(), func(a, b *networking.HTTPRouteDestination) bool {
-		return proto.Equal(a.GetDestination(), b.GetDestination()) && sameHeaders(a.GetHeaders(), b.GetHeaders())
-	})
 	mirrors := slices.EqualFunc(want.GetMirrors(), got.GetMirrors(), func(a, b *networking.HTTPMirrorPolicy) bool {
 		return proto.Equal(a.GetDestination(), b.GetDestination())
 	})
-	return match && route && mirrors
+	return match && sameRoutes(want.GetRoute(), got.GetRoute()) && mirrors
+}
+
+// sameRoutes compares destinations. Which revision of a component is served, and by
+// what share of several, changes with every update of a model; what is derived leads
+// to its first. Any revision of the same component will do: they are all the model.
+func sameRoutes(want, got []*networking.HTTPRouteDestination) bool {
+	if len(want) == 1 && len(got) > 1 && revision(want[0].GetDestination()) != nil {
+		return !slices.ContainsFunc(got, func(d *networking.HTTPRouteDestination) bool {
+			return !sameRoutes(want, []*networking.HTTPRouteDestination{d})
+		})
+	}
+	return slices.EqualFunc(want, got, func(a, b *networking.HTTPRouteDestination) bool {
+		to, have := a.GetDestination(), b.GetDestination()
+		if x, y := revision(to), revision(have); x != nil && y != nil {
+			to, have = x, y
+		}
+		return proto.Equal(to, have) && sameHeaders(a.GetHeaders(), b.GetHeaders())
+	})
+}
+
+// numbered is the Service of a revision: Knative counts from 00001
+// (knative.dev/pkg/kmeta.ChildName(configuration, "-%05d") in serving
+// pkg/reconciler/configuration/resources/revision.go).
+var numbered = regexp.MustCompile(`^(.+)-[0-9]{5}\.([^.]+)\.svc\.cluster\.local$`)
+
+// revision is a destination without the number of its revision, nil when it leads to
+// none.
+func revision(d *networking.Destination) *networking.Destination {
+	m := numbered.FindStringSubmatch(d.GetHost())
+	if m == nil {
+		return nil
+	}
+	d = proto.CloneOf(d)
+	d.Host = m[1] + "." + m[2] + ".svc.cluster.local"
+	return d
 }
 
 // sameHeaders compares the changes made to a request's headers. The Host must
