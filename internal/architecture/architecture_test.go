@@ -24,7 +24,7 @@ const module = "postern.dev/postern"
 var order = []string{
 	"internal/manifest", "internal/translate", "internal/kserve", "internal/envoy", "internal/topology", "internal/sklearn",
 	"internal/apikey", "internal/keyset", "internal/access", "internal/passport", "internal/credential", "internal/territory", "internal/authorizer",
-	"internal/snapshot", "internal/daemon", "cmd/posternd", "examples/story", "deploy", "internal/world", "internal/explain",
+	"internal/snapshot", "internal/cluster", "internal/daemon", "cmd/posternd", "examples/story", "deploy", "internal/world", "internal/explain",
 	"internal/lab/network", "internal/lab/control", "internal/lab/podproxy", "internal/lab/gateway", "internal/lab/realenvoy",
 	"internal/lab/idp", "internal/lab/authservice", "internal/lab/serving", "internal/lab/dashboard", "internal/lab", "internal/lab/demo",
 	"internal/cli", "cmd/postern",
@@ -41,7 +41,7 @@ var only = map[string]string{
 	"github.com/spf13/cobra":    "internal/cli",
 	"github.com/fsnotify":       "internal/lab",
 	"istio.io/istio":            "nobody: translators are modules of their own",
-	"k8s.io/client-go":          "nobody yet: internal/cluster when it is there",
+	"k8s.io/client-go":          "internal/cluster",
 	"github.com/coreos/go-oidc": "internal/lab/authservice",
 	"github.com/prometheus":     "internal/daemon",
 }
@@ -107,12 +107,25 @@ func TestArrowsPointDown(t *testing.T) {
 // unwanted says what a program does not link, as the beginning of a package's path.
 var unwanted = map[string][]string{
 	"cmd/postern": {"istio.io/istio/"},
-	// What judges in a cluster runs no program, builds no translator, opens no
-	// profile and holds no login of its own.
+	// What judges in a cluster builds no translator, opens no profile, holds no login of
+	// its own and links no typed client of all of Kubernetes.
 	"cmd/posternd": {
-		"istio.io/istio/", "github.com/dexidp/", "github.com/spf13/", "k8s.io/client-go/", "os/exec", "net/http/pprof",
+		"istio.io/istio/", "github.com/dexidp/", "github.com/spf13/cobra", "k8s.io/client-go/kubernetes/", "k8s.io/client-go/informers/", "net/http/pprof",
 		module + "/internal/translate", module + "/internal/envoy", module + "/internal/world", module + "/internal/lab", module + "/internal/cli", module + "/examples/",
 	},
+}
+
+// runners are the packages of posternd that may start programs. client-go links the
+// one for kubeconfigs that name a program; internal/cluster refuses these.
+var runners = []string{"k8s.io/client-go/plugin/pkg/client/auth/exec"}
+
+// TestRunsNoProgram: what judges in a cluster starts nothing.
+func TestRunsNoProgram(t *testing.T) {
+	for _, p := range list(t, "-deps", "./cmd/posternd") {
+		if slices.Contains(p.Imports, "os/exec") && !p.Standard && !slices.Contains(runners, p.ImportPath) {
+			t.Errorf("%s imports os/exec", p.ImportPath)
+		}
+	}
 }
 
 // TestDependencies compares the modules linked into each program with its reviewed

@@ -14,6 +14,7 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"postern.dev/postern/internal/authorizer"
+	"postern.dev/postern/internal/cluster"
 )
 
 // Config is posternd's file: the authorizer's own configuration (doors, routing,
@@ -31,8 +32,10 @@ type Config struct {
 	InsecurePort bool `yaml:"insecure"`
 	// Passport are the keys that sign passports.
 	Passport Passport `yaml:"passport"`
-	// Manifests are where the cluster's objects are read from.
+	// Manifests are where the cluster's objects are read from, unless Cluster is set.
 	Manifests Manifests `yaml:"manifests"`
+	// Cluster, also when it is {}, says that they are watched at an API server.
+	Cluster *cluster.Settings `yaml:"cluster"`
 	// LogLevel is one of debug, info, warn and error. Decisions are info, those that
 	// failed for want of a login or by a fault of Postern's are error. Default info.
 	LogLevel string `yaml:"logLevel"`
@@ -149,6 +152,9 @@ func (c Config) check(file string, root *yaml.Node) error {
 	}
 	for i, f := range c.Passport.KeyFiles {
 		readable(add, fmt.Sprintf("passport.keyFiles[%d]", i), f)
+	}
+	if c.Cluster != nil && c.Cluster.Kubeconfig != "" {
+		readable(add, "cluster.kubeconfig", c.Cluster.Kubeconfig)
 	}
 	for i, dir := range c.Manifests.Dirs {
 		readable(add, fmt.Sprintf("manifests.dirs[%d]", i), dir)

@@ -1,6 +1,6 @@
 // Package daemon is the program posternd: package authorizer behind Envoy's
-// ext_authz over gRPC, fed from manifests, with health, keys and metrics over
-// HTTP.
+// ext_authz over gRPC, fed from manifests or from a live cluster, with health, keys
+// and metrics over HTTP.
 //
 // The gRPC port is a privileged interface, since whoever reaches it could claim
 // any address: it is on loopback (behind a sidecar, which knows the gateways), or
@@ -31,6 +31,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"postern.dev/postern/internal/authorizer"
+	"postern.dev/postern/internal/cluster"
 	"postern.dev/postern/internal/manifest"
 	"postern.dev/postern/internal/passport"
 	"postern.dev/postern/internal/snapshot"
@@ -62,6 +63,7 @@ type Daemon struct {
 	lines      *lines
 	tls        *identity // nil without
 	follow     []*follower
+	cluster    *cluster.Cluster // nil with manifests
 	grpc       *grpc.Server
 	http       *http.Server
 	health     *health.Server
@@ -72,8 +74,11 @@ type Daemon struct {
 
 // New reads keys and certificates and listens. It answers nothing before Run.
 func New(c Config, o Options) (*Daemon, error) {
-	if len(c.Manifests.Dirs) == 0 {
-		return nil, errors.New("manifests.dirs: nothing says where the cluster's objects are read from\nhint: --manifests DIR")
+	switch dirs := len(c.Manifests.Dirs) > 0; {
+	case !dirs && c.Cluster == nil:
+		return nil, errors.New("nothing says where the cluster's objects are read from\nhint: --kubeconfig FILE or --manifests DIR, or in the configuration of a cluster's pod cluster: {}")
+	case dirs && c.Cluster != nil:
+		return nil, errors.New("the cluster's objects are read from an API server or from manifests: want one of the two")
 	}
 	d := &Daemon{config: c, say: o.Say, aside: o.Aside, poll: o.Poll, metrics: newMetrics()}
 	if d.aside == nil {
@@ -97,12 +102,17 @@ func New(c Config, o Options) (*Daemon, error) {
 		d.lines = newLines(o.Decisions)
 		options.Lines = authorizer.Lines{To: d.lines, From: level}
 	}
+	if err := d.connect(&options); err != nil {
+		return nil, err
+	}
 	if d.authorizer, err = authorizer.New(c.Authorizer, options); err != nil {
 		return nil, err
 	}
 	d.metrics.caches(d.authorizer.Caches())
-	d.follow = append(d.follow, &follower{what: "the manifests", load: d.readManifests,
-		names: func() []string { return append(manifest.FileNames(c.Manifests.Dirs), c.Manifests.Dirs...) }})
+	if d.cluster == nil {
+		d.follow = append(d.follow, &follower{what: "the manifests", load: d.readManifests,
+			names: func() []string { return append(manifest.FileNames(c.Manifests.Dirs), c.Manifests.Dirs...) }})
+	}
 	d.servers()
 	return d, d.listen()
 }
@@ -161,11 +171,44 @@ func (d *Daemon) readManifests() error {
 		d.say("%v", err)
 	}
 	d.unread(set)
+	kinds := map[string]int{}
+	for o := range set.All() {
+		if o.Value != nil {
+			kinds[o.Kind]++
+		}
+	}
+	d.swap(snap, kinds)
+	return nil
+}
+
+// swap puts a snapshot in force. kinds are how many objects it was made of.
+func (d *Daemon) swap(snap *authorizer.Snapshot, kinds map[string]int) (first bool) {
 	d.authorizer.Swap(snap)
-	d.metrics.swapped(set)
-	if !d.synced.Swap(true) {
+	d.metrics.swapped(kinds)
+	if first = !d.synced.Swap(true); first {
 		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	}
+	return first
+}
+
+// connect makes the watch of a live cluster, if there is to be one.
+func (d *Daemon) connect(options *authorizer.Options) (err error) {
+	if d.config.Cluster == nil {
+		return nil
+	}
+	d.cluster, err = cluster.New(*d.config.Cluster, cluster.Options{
+		Config: d.config.Authorizer, Say: d.say, Aside: d.aside, Agent: "posternd",
+		Swap: func(s *authorizer.Snapshot) {
+			if d.swap(s, d.cluster.Objects()) {
+				d.say("the cluster's objects are read and in force")
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	options.PodsKnown = d.cluster.PodsKnown
+	d.metrics.live(d.cluster)
 	return nil
 }
 
@@ -232,6 +275,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.greet()
 	following, stop := context.WithCancel(ctx)
 	wg.Go(func() { d.followAll(following) })
+	if d.cluster != nil {
+		wg.Go(func() { d.cluster.Run(following) })
+	}
 	var err error
 	select {
 	case <-ctx.Done():

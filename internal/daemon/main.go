@@ -12,16 +12,20 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+
+	"postern.dev/postern/internal/cluster"
 )
 
 const usage = `posternd answers Envoy's ext_authz checks for the gateways of a Kubeflow cluster:
 models and applications by Kubernetes RBAC, people by the login that is there.
 
-Usage: posternd --config FILE [--manifests DIR]...
+Usage: posternd --config FILE [--kubeconfig FILE | --manifests DIR...]
 
-  --config FILE     the configuration, YAML, read strictly
-  --manifests DIR   a directory of the cluster's objects, besides manifests.dirs of
-                    the configuration (repeatable); changes are taken up
+  --config FILE      the configuration, YAML, read strictly
+  --kubeconfig FILE  the cluster whose objects are watched, by the current context; in
+                     a cluster's own pod, cluster: {} in the configuration instead
+  --manifests DIR    a directory of the cluster's objects, besides manifests.dirs of
+                     the configuration (repeatable); changes are taken up
 
 One JSON line per decision goes to standard output, the talk to standard error.
 Checks are answered on one thread, files are read beside it, and memory is traded
@@ -80,11 +84,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 }
 
 func fromArgs(args []string, o Options) (*Daemon, error) {
-	var file string
+	var file, kubeconfig string
 	var more dirs
 	flags := flag.NewFlagSet("posternd", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&file, "config", "", "")
+	flags.StringVar(&kubeconfig, "kubeconfig", "", "")
 	flags.Var(&more, "manifests", "")
 	switch err := flags.Parse(args); {
 	case err != nil:
@@ -101,6 +106,12 @@ func fromArgs(args []string, o Options) (*Daemon, error) {
 	c, err := ParseConfig(file, data)
 	if err != nil {
 		return nil, err
+	}
+	if kubeconfig != "" {
+		if c.Cluster == nil {
+			c.Cluster = &cluster.Settings{}
+		}
+		c.Cluster.Kubeconfig = kubeconfig
 	}
 	for _, dir := range more {
 		if _, err := os.ReadDir(dir); err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"postern.dev/postern/internal/authorizer"
+	"postern.dev/postern/internal/cluster"
 	"postern.dev/postern/internal/credential"
-	"postern.dev/postern/internal/manifest"
 )
 
 // maxReasons bounds a label. Reasons are words of the program, never of a client's;
@@ -27,7 +27,8 @@ type metrics struct {
 	objects   *prometheus.GaugeVec
 	reads     *prometheus.CounterVec
 	stale     *prometheus.GaugeVec
-	swap      atomic.Int64 // Unix nanoseconds of the last snapshot, 0 before
+	swap      atomic.Int64             // Unix nanoseconds of the last snapshot, 0 before
+	known     func() (time.Time, bool) // of a live cluster, else nil
 
 	mu      sync.RWMutex
 	reasons map[decision]prometheus.Counter
@@ -58,14 +59,18 @@ func newMetrics() *metrics {
 	m.registry.MustRegister(m.decisions, m.took, m.objects, m.reads, m.stale,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "postern_snapshot_age_seconds", Help: "Time since the snapshot in force was read; NaN before the first."}, m.age))
+			Name: "postern_snapshot_age_seconds", Help: "Time since the snapshot in force was read or, of a live cluster, was last known to be as the cluster is; NaN before the first."}, m.age))
 	return m
 }
 
 func (m *metrics) age() float64 {
 	at := m.swap.Load()
-	if at == 0 {
+	switch {
+	case at == 0:
 		return math.NaN()
+	case m.known != nil:
+		t, _ := m.known()
+		return time.Since(t).Seconds()
 	}
 	return time.Since(time.Unix(0, at)).Seconds()
 }
@@ -118,18 +123,41 @@ func (m *metrics) caches(all map[string][]*credential.Count) {
 	}
 }
 
-// swapped notes a new snapshot.
-func (m *metrics) swapped(set *manifest.Set) {
+// swapped notes a new snapshot, of so many objects by kind.
+func (m *metrics) swapped(kinds map[string]int) {
 	m.swap.Store(time.Now().UnixNano())
-	kinds := map[string]float64{}
-	for o := range set.All() {
-		if o.Value != nil {
-			kinds[o.Kind]++
-		}
-	}
 	m.objects.Reset()
 	for kind, n := range kinds {
-		m.objects.WithLabelValues(kind).Set(n)
+		m.objects.WithLabelValues(kind).Set(float64(n))
+	}
+}
+
+// live shows how a watch of a cluster goes.
+func (m *metrics) live(c *cluster.Cluster) {
+	m.known = c.Known
+	one := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	m.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "postern_cluster_connected", Help: "1 while the API server answers and every kind is watched."},
+			func() float64 { return one(c.Connected()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "postern_pods_age_seconds", Help: "Time since the pods' addresses were last known to be right; from 10 on no pod is recognised by its address. NaN before the first snapshot."},
+			func() float64 {
+				if !c.Synced() {
+					return math.NaN()
+				}
+				return time.Since(c.PodsKnown()).Seconds()
+			}),
+	)
+	for kind := range c.Watched() {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "postern_cluster_watched", Help: "1 while the objects of a kind are watched, or there is no such kind.", ConstLabels: prometheus.Labels{"kind": kind}},
+			func() float64 { return one(c.Watched()[kind]) }))
 	}
 }
 

@@ -48,6 +48,11 @@ const (
 	Parts // how many there are
 )
 
+// String is the part's name for people.
+func (p Part) String() string {
+	return [Parts]string{Rules: "rules", Keys: "API keys", Accounts: "ServiceAccounts", Pods: "pods", Map: "routes"}[p]
+}
+
 // Of names the kinds, by group and kind, that a part is made of.
 func (p Part) Of() []string {
 	const rbac = "rbac.authorization.k8s.io/"
