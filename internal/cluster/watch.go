@@ -22,12 +22,14 @@ import (
 const (
 	pageSize = 500 // objects of one answer to a list: what is not needed of them goes before the next is asked for
 
-	// A watch that says nothing and one that is dead look alike. An API server ends a
-	// watch when it was told to and, two seconds before, sends a bookmark (nextBookmarkTime
-	// in k8s.io/apiserver pkg/storage/cacher/cache_watcher.go): all that happened until
-	// then has been sent. So the watch of pods, whose age matters, is a short one, opened
-	// again and again from where it was; the others cannot stay dead for long.
-	podsFor  = 5 * time.Second
+	// A watch that says nothing and one that is dead look alike, and bookmarks are no
+	// measure: an API server sends none while nothing has happened to any object of the
+	// kind since it began (dispatchEvents in k8s.io/apiserver
+	// pkg/storage/cacher/cacher.go). But it ends a watch when it was told to, and answers
+	// to the next one with all that has happened since. So the watch of pods, whose age
+	// matters, is a short one, opened again and again from where it was; the others
+	// cannot stay dead for long.
+	podsFor  = 3 * time.Second
 	watchFor = time.Minute
 
 	retryAfter  = time.Second     // after an error
@@ -41,8 +43,7 @@ type watcher struct {
 	kind   kind
 	client *client
 	store  *store
-	heard  atomic.Int64 // when the API server last said all there is to say, Unix nanoseconds
-	listed atomic.Int64 // when it was last asked for a list
+	heard  atomic.Int64 // when the API server was last asked and has said since what there was, Unix nanoseconds
 	up     atomic.Bool  // listed, and watched or not served
 	failed func(error)  // told of what went wrong, nil when it goes on
 }
@@ -137,9 +138,6 @@ func (w *watcher) list(ctx context.Context, res dynamic.ResourceInterface, o met
 	ctx, cancel := context.WithTimeout(ctx, listWithin)
 	defer cancel()
 	o.ResourceVersion, o.ResourceVersionMatch = "", ""
-	if o.Continue == "" {
-		w.listed.Store(time.Now().UnixNano())
-	}
 	w.one(&o)
 	list, err := res.List(ctx, o)
 	if err != nil {
@@ -165,6 +163,7 @@ func (w *watcher) watch(ctx context.Context, res dynamic.ResourceInterface, o me
 	seconds := int64(span / time.Second)
 	o.TimeoutSeconds = &seconds
 	w.one(&o)
+	at := time.Now()
 	in, err := res.Watch(ctx, o)
 	if err != nil {
 		// As a text: the Reflector waits by itself, for longer and longer, where it
@@ -173,24 +172,24 @@ func (w *watcher) watch(ctx context.Context, res dynamic.ResourceInterface, o me
 	}
 	w.up.Store(true)
 	w.failed(nil)
-	w.heard.Store(max(w.heard.Load(), w.listed.Load())) // the store has the list by now
-	out := &heard{Interface: in, events: make(chan watch.Event), done: make(chan struct{})}
+	w.heard.Store(at.UnixNano())
+	out := &stripped{Interface: in, events: make(chan watch.Event), done: make(chan struct{})}
 	go out.pass(w)
 	return out, nil
 }
 
-// heard is a watch whose events are stripped and noted.
-type heard struct {
+// stripped is a watch whose events are stripped.
+type stripped struct {
 	watch.Interface
 	events chan watch.Event
 	done   chan struct{}
 	ended  atomic.Bool
 }
 
-func (h *heard) ResultChan() <-chan watch.Event { return h.events }
+func (h *stripped) ResultChan() <-chan watch.Event { return h.events }
 
 // Stop ends the watch, as often as it is called.
-func (h *heard) Stop() {
+func (h *stripped) Stop() {
 	if h.ended.CompareAndSwap(false, true) {
 		close(h.done)
 		h.Interface.Stop()
@@ -198,10 +197,9 @@ func (h *heard) Stop() {
 }
 
 // pass ends when the watch does, or who listens to it.
-func (h *heard) pass(w *watcher) {
+func (h *stripped) pass(w *watcher) {
 	defer close(h.events)
 	for e := range h.Interface.ResultChan() {
-		at := time.Now()
 		if u, ok := e.Object.(*unstructured.Unstructured); ok && e.Type != watch.Error {
 			u.Object = w.kind.strip(u.Object)
 		}
@@ -209,11 +207,6 @@ func (h *heard) pass(w *watcher) {
 		case h.events <- e:
 		case <-h.done:
 			return
-		}
-		// What was sent before has been taken up by the store: it is asked for the next
-		// event only then. So this holds for all but this one, and for a bookmark whole.
-		if e.Type == watch.Bookmark {
-			w.heard.Store(at.UnixNano())
 		}
 	}
 }

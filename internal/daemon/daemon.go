@@ -76,7 +76,7 @@ type Daemon struct {
 func New(c Config, o Options) (*Daemon, error) {
 	switch dirs := len(c.Manifests.Dirs) > 0; {
 	case !dirs && c.Cluster == nil:
-		return nil, errors.New("nothing says where the cluster's objects are read from\nhint: --kubeconfig FILE or --manifests DIR, or in the configuration of a cluster's pod cluster: {}")
+		return nil, errors.New("nothing says where the cluster's objects are read from\nhint: --in-cluster, --kubeconfig FILE or --manifests DIR")
 	case dirs && c.Cluster != nil:
 		return nil, errors.New("the cluster's objects are read from an API server or from manifests: want one of the two")
 	}

@@ -19,11 +19,11 @@ import (
 const usage = `posternd answers Envoy's ext_authz checks for the gateways of a Kubeflow cluster:
 models and applications by Kubernetes RBAC, people by the login that is there.
 
-Usage: posternd --config FILE [--kubeconfig FILE | --manifests DIR...]
+Usage: posternd --config FILE [--in-cluster | --kubeconfig FILE | --manifests DIR...]
 
   --config FILE      the configuration, YAML, read strictly
-  --kubeconfig FILE  the cluster whose objects are watched, by the current context; in
-                     a cluster's own pod, cluster: {} in the configuration instead
+  --in-cluster       watch the objects of the cluster whose pod this is
+  --kubeconfig FILE  watch those of another cluster, by the file's current context
   --manifests DIR    a directory of the cluster's objects, besides manifests.dirs of
                      the configuration (repeatable); changes are taken up
 
@@ -85,10 +85,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 
 func fromArgs(args []string, o Options) (*Daemon, error) {
 	var file, kubeconfig string
+	var inCluster bool
 	var more dirs
 	flags := flag.NewFlagSet("posternd", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&file, "config", "", "")
+	flags.BoolVar(&inCluster, "in-cluster", false, "")
 	flags.StringVar(&kubeconfig, "kubeconfig", "", "")
 	flags.Var(&more, "manifests", "")
 	switch err := flags.Parse(args); {
@@ -107,10 +109,13 @@ func fromArgs(args []string, o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kubeconfig != "" {
-		if c.Cluster == nil {
-			c.Cluster = &cluster.Settings{}
-		}
+	if inCluster && kubeconfig != "" {
+		return nil, errors.New("--in-cluster and --kubeconfig: want one of the two")
+	}
+	if (inCluster || kubeconfig != "") && c.Cluster == nil {
+		c.Cluster = &cluster.Settings{}
+	}
+	if c.Cluster != nil && kubeconfig != "" {
 		c.Cluster.Kubeconfig = kubeconfig
 	}
 	for _, dir := range more {
