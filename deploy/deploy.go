@@ -1,9 +1,6 @@
 // Package deploy holds Postern's own objects for the layouts of Kubeflow that it
 // knows, as files, and puts them into a release's objects. They are what is applied
 // to a cluster, and what the tests behind a real Envoy run.
-//
-// posternd reads its objects from manifests so far (--manifests): in a cluster these
-// files alone do not make it answer yet.
 package deploy
 
 import (
