@@ -35,7 +35,7 @@ e2e: tools ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer 
 translators-test: ## the translators' own tests, each with its toolchain
 	sh translator/test.sh
 
-tools: $(TOOLS)/envoy/stamp $(TOOLS)/gotestsum $(TOOLS)/oauth2-proxy chromium ## install what the tests need
+tools: $(TOOLS)/envoy/stamp $(TOOLS)/gotestsum $(TOOLS)/oauth2-proxy chromium cluster-tools ## install what the tests need
 	sh e2e/serving/setup.sh
 
 $(TOOLS)/gotestsum: go.mod

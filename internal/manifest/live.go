@@ -89,10 +89,6 @@ func (k kind) lenient(o *Object) error {
 	return (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(top.Spec, m)
 }
 
-// maxDepth bounds how deep a live object's values are nested: an API server takes
-// no deeper ones (k8s.io/apimachinery: 10,000 in JSON, far fewer in any schema).
-const maxDepth = 200
-
 // nodeOf is the YAML node of a JSON value.
 func nodeOf(v any) (*yaml.Node, error) { return nodeAt(v, 0) }
 
