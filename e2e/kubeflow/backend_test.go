@@ -103,7 +103,7 @@ func (c *cluster) listen(addr string, h http.Handler) {
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = s.Serve(l) }()
-	c.t.Cleanup(func() { _ = s.Close() })
+	c.atEnd(func() { _ = s.Close() })
 }
 
 // handler tells how it was called, and does what models do: it streams, takes

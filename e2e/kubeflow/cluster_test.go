@@ -58,6 +58,19 @@ type cluster struct {
 	login    *process          // oauth2-proxy
 	secret   string            // of the login's client at Dex
 	backends *backends
+	ends     []func()
+}
+
+// atEnd has something done when the cluster stops, last first.
+func (c *cluster) atEnd(f func()) { c.ends = append(c.ends, f) }
+
+// stop ends a cluster before the test's end: another needs its addresses.
+func (c *cluster) stop() {
+	for len(c.ends) > 0 {
+		last := c.ends[len(c.ends)-1]
+		c.ends = c.ends[:len(c.ends)-1]
+		last()
+	}
 }
 
 // releases are all five, or those of POSTERN_RELEASES.
@@ -86,6 +99,7 @@ func shared(release string) bool { return strings.HasSuffix(release, "-shared") 
 func start(t *testing.T, release string, o options) *cluster {
 	t.Helper()
 	c := &cluster{t: t, release: release, keys: map[string]string{}, secret: rand.Text(), backends: &backends{}}
+	t.Cleanup(c.stop)
 	set := c.objects(o)
 	c.dir = t.TempDir()
 	write(t, c.dir, "objects.yaml", text(set))
@@ -93,7 +107,7 @@ func start(t *testing.T, release string, o options) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(remove)
+	c.atEnd(remove)
 	base, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +122,7 @@ func start(t *testing.T, release string, o options) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	c.atEnd(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		if err := c.lab.Close(ctx); err != nil {

@@ -86,21 +86,25 @@ type process struct {
 	ended          chan error
 }
 
-func run(t testing.TB, env []string, name string, args ...string) *process {
-	t.Helper()
+func (c *cluster) run(env []string, name string, args ...string) *process {
+	c.t.Helper()
 	p := &process{stdout: &buffer{}, stderr: &buffer{}, ended: make(chan error, 1), cmd: exec.Command(name, args...)}
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	go func() { p.ended <- p.cmd.Wait() }()
-	t.Cleanup(func() {
+	go func() {
+		p.ended <- p.cmd.Wait()
+		close(p.ended)
+	}()
+	c.atEnd(func() {
 		_ = p.cmd.Process.Kill()
-		if t.Failed() {
+		<-p.ended
+		if c.t.Failed() {
 			said := p.stderr.String()
-			t.Logf("the end of what %s said:\n%s", filepath.Base(name), said[max(0, len(said)-3000):])
+			c.t.Logf("the end of what %s said:\n%s", filepath.Base(name), said[max(0, len(said)-3000):])
 		}
 	})
 	return p
@@ -191,7 +195,7 @@ func (c *cluster) startDaemons(o options) {
 		config := replace(c.t, c.config, "grpc: 127.0.0.1:9000", fmt.Sprintf("grpc: %s:9000", pod.Addr))
 		config = replace(c.t, config, "http: 0.0.0.0:9001", fmt.Sprintf("http: %s:9001", pod.Addr))
 		file := write(c.t, c.t.TempDir(), "config.yaml", config)
-		p := run(c.t, o.env, built(c.t, "posternd"), "--config", file)
+		p := c.run(o.env, built(c.t, "posternd"), "--config", file)
 		c.daemons = append(c.daemons, p)
 	}
 	for _, p := range c.daemons {
@@ -234,7 +238,7 @@ func (c *cluster) startLogin() {
 	for _, e := range container.Env {
 		env = append(env, e.Name+"="+c.valueOf(e, secrets))
 	}
-	c.login = run(c.t, env, tool(c.t, "oauth2-proxy"), args...)
+	c.login = c.run(env, tool(c.t, "oauth2-proxy"), args...)
 	eventually(c.t, "oauth2-proxy answers", func() bool {
 		resp, err := http.Get(fmt.Sprintf("http://%s:4180/ping", pod.Addr))
 		if err != nil {

@@ -48,7 +48,7 @@ func newIngress(namespace string, comp component, domain string) *ingress {
 	rule := func(visibility string, hosts []string) {
 		r := ingressRule{Hosts: hosts, Visibility: visibility}
 		r.HTTP.Paths = []ingressPath{{Splits: []ingressSplit{{
-			ServiceNamespace: namespace, ServiceName: comp.revision(), ServicePort: 80, Percent: 100,
+			ServiceNamespace: namespace, ServiceName: comp.revision(), ServicePort: int(comp.port().Port), Percent: 100,
 			AppendHeaders: map[string]string{
 				"Knative-Serving-Namespace": namespace, "Knative-Serving-Revision": comp.revision(),
 			},

@@ -37,6 +37,7 @@ import (
 	"postern.dev/postern/internal/manifest"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 const (
@@ -108,6 +109,16 @@ type component struct {
 // revision is the component's first.
 func (c component) revision() string { return c.name + "-00001" }
 
+// port is how Knative serves the revision: over HTTP/2 without TLS, for gRPC, where
+// the container's port is named so. Knative serving 0.48: Revision.GetProtocol,
+// makePublicServicePorts and targetPort; knative.dev/networking's ServicePort.
+func (c component) port() corev1.ServicePort {
+	if p := userPorts(c); len(p) > 0 && p[0].Name == "h2c" {
+		return corev1.ServicePort{Name: "http2", Port: 81, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(8013)}
+	}
+	return corev1.ServicePort{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(8012)}
+}
+
 func components(isvc *manifest.InferenceService) []component {
 	out := []component{{"predictor", isvc.Name + "-predictor", &isvc.Spec.Predictor}}
 	if isvc.Spec.Transformer != nil {
@@ -141,8 +152,8 @@ func supported(o *manifest.Object, isvc *manifest.InferenceService, c *config) e
 			return err
 		}
 		for _, p := range userPorts(comp) {
-			if p.Name == "h2c" || p.Name == "http2" {
-				return o.Errorf("spec."+comp.kind+".ports", "port %s: HTTP/2 without TLS (gRPC) is not supported yet", p.Name)
+			if p.Name != "" && p.Name != "h2c" && p.Name != "http1" && p.Name != "user-port" {
+				return o.Errorf("spec."+comp.kind+".ports", "port %s: Knative refuses the name, it takes h2c (HTTP/2 without TLS, gRPC) and http1", p.Name)
 			}
 		}
 	}

@@ -318,7 +318,8 @@ func TestRefused(t *testing.T) {
 		{"tags", gateways + annotated(`serving.kserve.io/enable-tag-routing: "true"`), "tag routing"},
 		{"canary", gateways + model + "    canaryTrafficPercent: 10\n", "spec.predictor.canaryTrafficPercent"},
 		{"whole canary", gateways + model + "    canaryTrafficPercent: 100\n", ""},
-		{"h2c", gateways + model + "      ports: [{name: h2c, containerPort: 9000}]\n", "spec.predictor.ports: port h2c"},
+		{"h2c", gateways + model + "      ports: [{name: h2c, containerPort: 9000}]\n", ""},
+		{"a port's name that Knative refuses", gateways + model + "      ports: [{name: grpc, containerPort: 9000}]\n", "spec.predictor.ports: port grpc"},
 		{"path template", ingress(`"pathTemplate": "/serving/{{ .Name }}", "ingressDomain": "a.com"`) + model, ""},
 		{"no domain for it", ingress(`"pathTemplate": "/serving/{{ .Name }}"`) + model, "data.ingress.ingressDomain: required"},
 		{"broken template", ingress(`"pathTemplate": "/serving/{{ .Name", "ingressDomain": "a.com"`) + model, "data.ingress.pathTemplate: template"},
@@ -354,5 +355,47 @@ func TestRefused(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestHTTP2: a port named h2c is served over HTTP/2, at Knative's other port.
+func TestHTTP2(t *testing.T) {
+	for _, tt := range []struct {
+		ports  string
+		number uint32
+		name   string
+		target int
+	}{
+		{"", 80, "http", 8012},
+		{"      ports: [{name: h2c, containerPort: 9000}]\n", 81, "http2", 8013},
+		{"      ports: [{name: http1, containerPort: 9000}]\n", 80, "http", 8012},
+	} {
+		objects, err := Derive(set(t, gateways+model+tt.ports))
+		if err != nil {
+			t.Fatal(err)
+		}
+		routes, services := 0, 0
+		for _, o := range objects {
+			switch v := o.Value.(type) {
+			case *networking.VirtualService:
+				for _, r := range v.Http {
+					if d := r.Route[0].Destination; strings.Contains(d.Host, "-00001.") {
+						if routes++; d.Port.Number != tt.number {
+							t.Errorf("%s: %s leads to port %d, want %d", tt.ports, o, d.Port.Number, tt.number)
+						}
+					}
+				}
+			case *corev1.Service:
+				if strings.HasSuffix(o.Meta.Name, "-00001") {
+					services++
+					if p := v.Spec.Ports[0]; p.Name != tt.name || uint32(p.Port) != tt.number || p.TargetPort.IntValue() != tt.target {
+						t.Errorf("%s: got %v", tt.ports, p)
+					}
+				}
+			}
+		}
+		if routes == 0 || services != 1 {
+			t.Errorf("%s: got %d routes and %d Services of the revision", tt.ports, routes, services)
+		}
 	}
 }

@@ -116,7 +116,7 @@ func (m *maker) component(comp component, c *config, domain string) {
 	})
 	m.service(rev, map[string]string{"serving.knative.dev/revision": rev, "serving.knative.dev/service": name}, corev1.ServiceSpec{
 		Selector: map[string]string{"serving.knative.dev/revision": rev},
-		Ports:    []corev1.ServicePort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(8012)}},
+		Ports:    []corev1.ServicePort{comp.port()},
 	})
 	m.pods(comp)
 }
@@ -178,8 +178,12 @@ func containers(comp component) []corev1.Container {
 	if len(model.Ports) == 0 {
 		model.Ports = []corev1.ContainerPort{{ContainerPort: 8080, Name: "user-port", Protocol: corev1.ProtocolTCP}}
 	}
+	serving := int32(8012)
+	if model.Ports[0].Name == "h2c" {
+		serving = 8013
+	}
 	queue := corev1.Container{Name: "queue-proxy", Ports: []corev1.ContainerPort{
-		{ContainerPort: 8012, Name: "queue-port", Protocol: corev1.ProtocolTCP},
+		{ContainerPort: serving, Name: "queue-port", Protocol: corev1.ProtocolTCP},
 		{ContainerPort: 8022, Name: "http-queueadm", Protocol: corev1.ProtocolTCP},
 	}}
 	out := []corev1.Container{model, queue}

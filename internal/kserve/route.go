@@ -37,7 +37,7 @@ func modelRoutes(isvc *manifest.InferenceService, c *config, domain string) *net
 	route := func(component, uri string) *networking.HTTPRoute {
 		return &networking.HTTPRoute{
 			Match:   match(uri),
-			Route:   []*networking.HTTPRouteDestination{destination(c.knativeLocalService, nil)},
+			Route:   []*networking.HTTPRouteDestination{destination(c.knativeLocalService, 80, nil)},
 			Headers: modelHeaders(isvc, component),
 		}
 	}
@@ -67,7 +67,7 @@ func pathRoutes(vs *networking.VirtualService, isvc *manifest.InferenceService, 
 	add := func(component string, rewrite *networking.HTTPRewrite, uris ...*networking.StringMatch) {
 		r := &networking.HTTPRoute{
 			Rewrite: rewrite,
-			Route:   []*networking.HTTPRouteDestination{destination(c.knativeLocalService, nil)},
+			Route:   []*networking.HTTPRouteDestination{destination(c.knativeLocalService, 80, nil)},
 			Headers: modelHeaders(isvc, component),
 		}
 		for _, u := range uris {
@@ -153,7 +153,7 @@ func revisionRoutes(ing *ingress, hosts []string, gatewaysOf func(visibility str
 func revisionRoute(prefixes, gateways []string, s ingressSplit) *networking.HTTPRoute {
 	r := &networking.HTTPRoute{
 		Retries: &networking.HTTPRetry{}, // Istio's two retries off
-		Route:   []*networking.HTTPRouteDestination{destination(internalHost(s.ServiceName, s.ServiceNamespace), s.AppendHeaders)},
+		Route:   []*networking.HTTPRouteDestination{destination(internalHost(s.ServiceName, s.ServiceNamespace), s.ServicePort, s.AppendHeaders)},
 	}
 	for _, p := range prefixes {
 		r.Match = append(r.Match, &networking.HTTPMatchRequest{
@@ -164,9 +164,9 @@ func revisionRoute(prefixes, gateways []string, s ingressSplit) *networking.HTTP
 	return r
 }
 
-func destination(host string, set map[string]string) *networking.HTTPRouteDestination {
+func destination(host string, port int, set map[string]string) *networking.HTTPRouteDestination {
 	return &networking.HTTPRouteDestination{
-		Destination: &networking.Destination{Host: host, Port: &networking.PortSelector{Number: 80}},
+		Destination: &networking.Destination{Host: host, Port: &networking.PortSelector{Number: uint32(port)}},
 		Weight:      100,
 		Headers:     setHeaders(set),
 	}
