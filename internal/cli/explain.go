@@ -28,6 +28,7 @@ type explainFlags struct {
 	istio                 istioFlags
 	dump                  string
 	output, requests, url string
+	scaledToZero          bool
 }
 
 // explainHelp describes the command and its JSON.
@@ -110,6 +111,7 @@ func (f *explainFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.authz, "authz", "", "what the authorizer answers: `STATUS[,HEADER=VALUE...]`")
 	f.istio.add(c)
 	c.Flags().StringVar(&f.dump, "config-dump", "", "a live gateway's config_dump in `FILE` (- for standard input) in place of a translation")
+	c.Flags().BoolVar(&f.scaledToZero, "scaled-to-zero", false, "no pod of a Knative revision is up: its calls pass the activator")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "`FORMAT` of the answer: json (default: text)")
 	c.Flags().StringVar(&f.requests, "requests", "", "explain the calls of `FILE` (- for standard input), one JSON object a line")
 }
@@ -155,7 +157,7 @@ func (f *explainFlags) run(ctx context.Context, s streams) error {
 
 // call is the flags as a call.
 func (f *explainFlags) call() (explain.Call, error) {
-	c := explain.Call{From: f.from, Door: f.door, Method: f.method, URL: f.url, Session: f.session}
+	c := explain.Call{From: f.from, Door: f.door, Method: f.method, URL: f.url, Session: f.session, ScaledToZero: f.scaledToZero}
 	for _, h := range f.headers {
 		name, value, ok := strings.Cut(h, ":")
 		if !ok {

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -199,6 +200,17 @@ func (c *filterChain) transport(t *corev3.TransportSocket) error {
 // Inbound tells whether the proxy is a sidecar, whose inbound listener takes the
 // connections to every port of its workload.
 func (p *Proxy) Inbound() bool { return p.inbound != nil }
+
+// TakesMutualTLS tells whether a sidecar ends the mesh's mutual TLS at a port.
+// Istiod tells the same to those who connect there: where it does not, they speak
+// plaintext (pilot/pkg/xds/endpoints, PeerAuthentication DISABLE).
+func (p *Proxy) TakesMutualTLS(port uint16) bool {
+	if p.inbound == nil || !p.inbound.inbound.inspectTLS.runs(port) {
+		return false
+	}
+	chain := chooseChain(p.inbound.inbound.chains, connection{destination: netip.AddrPortFrom(netip.IPv4Unspecified(), port), transport: overTLS, applications: []string{"istio-http/1.1", "istio"}})
+	return chain != nil && chain.tls != nil
+}
 
 // evaluateInbound chooses the chain of the connection, does what its network filters do,
 // and hands the request to its connection manager.

@@ -9,8 +9,8 @@
 //	outcome  "forwarded" (a backend gets the call), "refused", "redirected" or
 //	         "answered" (the gateway replies with 4xx/5xx, 3xx or 2xx),
 //	         "unknown" (something in the way is not modelled: why names it)
-//	status   of the gateway's reply; 0 where there is none, as when a backend
-//	         answers or the client cannot connect
+//	status   of the gateway's or a sidecar's reply; 0 where there is none, as when
+//	         a backend answers or the client's connection ends
 //	backend  "NAMESPACE/SERVICE:PORT" as the last gateway names it; "" when none
 //	         is reached. With outcome unknown it is what is known so far.
 //	host     of the request as the backend gets it, or as the last gateway saw it
@@ -30,7 +30,7 @@
 //	         line than its own, or keys of an issuer that are not known here and
 //	         that this answer depends on. Absent when there is no such reason.
 //	hops     [{"kind","name","address","text","steps"}], kind one of client, name,
-//	         proxy, pod; a step is {"stage","text","by"}
+//	         proxy (a gateway), sidecar, activator, pod; a step is {"stage","text","by"}
 package explain
 
 import (
@@ -65,6 +65,9 @@ type Call struct {
 	Headers [][2]string `json:"headers"` // Host changes the authority
 	Session string      `json:"session"` // a logged-in person
 	Authz   *Authz      `json:"authz"`   // what the authorizer answers
+	// ScaledToZero: no pod of a Knative revision is up, so its calls pass the
+	// activator.
+	ScaledToZero bool `json:"scaledToZero"`
 }
 
 // Authz is a stated answer of an authorizer.

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
-	security "istio.io/api/security/v1beta1"
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"postern.dev/postern/internal/access"
@@ -259,38 +258,4 @@ func (v *visit) missing(vs *networking.VirtualService, namespace string) []strin
 		}
 	}
 	return out
-}
-
-// ruleText is what a rule of an AuthorizationPolicy wants, beside the path it
-// was compared with.
-func (s *System) ruleText(by *By, path string) string {
-	if by == nil || by.Kind != "AuthorizationPolicy" {
-		return ""
-	}
-	_, spec, ok := manifest.Find[*security.AuthorizationPolicy](s.world.Set, by.Namespace, by.Name)
-	var i int
-	if _, err := fmt.Sscanf(by.Rule, "rules[%d]", &i); !ok || err != nil || i >= len(spec.Rules) {
-		return ""
-	}
-	var parts []string
-	for _, to := range spec.Rules[i].To {
-		op := to.GetOperation()
-		for _, f := range []struct {
-			name string
-			list []string
-		}{{"paths", op.GetPaths()}, {"notPaths", op.GetNotPaths()}, {"hosts", op.GetHosts()}, {"notHosts", op.GetNotHosts()},
-			{"methods", op.GetMethods()}, {"notMethods", op.GetNotMethods()}, {"ports", op.GetPorts()}, {"notPorts", op.GetNotPorts()}} {
-			if len(f.list) > 0 {
-				parts = append(parts, fmt.Sprintf("%s %q", f.name, f.list))
-			}
-		}
-	}
-	for _, when := range spec.Rules[i].When {
-		parts = append(parts, fmt.Sprintf("when %s values %q notValues %q", when.Key, when.Values, when.NotValues))
-	}
-	if len(parts) == 0 {
-		return ""
-	}
-	path, _, _ = strings.Cut(path, "?")
-	return fmt.Sprintf(" (it wants %s; the path is %s)", strings.Join(parts, ", "), path)
 }

@@ -83,6 +83,7 @@ func strict(line []byte, call *Call) error {
 	set(&given.From, call.From)
 	set(&given.Door, call.Door)
 	set(&given.Method, call.Method)
+	given.ScaledToZero = given.ScaledToZero || call.ScaledToZero
 	if given.Headers == nil {
 		given.Headers = call.Headers
 	}

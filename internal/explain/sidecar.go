@@ -12,54 +12,6 @@ import (
 	"postern.dev/postern/internal/topology"
 )
 
-// injected says why a pod has a sidecar, "" when it has none: Istio's webhook
-// looks at the pod's own label (or, before 1.12 and still, annotation)
-// sidecar.istio.io/inject and at the namespace's label.
-func (s *System) injected(p *topology.Pod) string {
-	for _, c := range p.Containers {
-		if c.Name == "istio-proxy" && s.gatewayWorkload(p.Workload) {
-			return "" // the gateway itself
-		}
-		if c.Name == "istio-proxy" {
-			return "container istio-proxy"
-		}
-	}
-	const key = "sidecar.istio.io/inject"
-	own := p.Labels[key]
-	if own == "" {
-		own = p.Annotations[key]
-	}
-	namespace := map[string]string{}
-	for o := range manifest.Of[*corev1.Namespace](s.world.Set) {
-		if o.Meta.Name == p.Namespace {
-			namespace = o.Meta.Labels
-		}
-	}
-	enabled := namespace["istio-injection"] == "enabled" || namespace["istio-injection"] == "" && namespace["istio.io/rev"] != ""
-	switch {
-	case p.HostNetwork, own == "false", namespace["istio-injection"] == "disabled":
-		return ""
-	case p.Labels[key] == "true":
-		return "its label " + key
-	case enabled:
-		return "namespace " + p.Namespace + " is labelled for injection"
-	}
-	return ""
-}
-
-func (s *System) gatewayWorkload(wl *topology.Workload) bool {
-	list, err := s.world.Topology.GatewayWorkloads()
-	if err != nil {
-		return false
-	}
-	for _, g := range list {
-		if g == wl {
-			return true
-		}
-	}
-	return false
-}
-
 // sidecarJudges are the objects by which a pod's sidecar could refuse a call.
 func (s *System) sidecarJudges(p *topology.Pod) []*By {
 	root := s.world.RootNamespace()
@@ -99,7 +51,7 @@ func (s *System) sidecarJudges(p *topology.Pod) []*By {
 // meshRoute says that the caller's own sidecar could send the call elsewhere
 // than its name says, which is not modelled.
 func (w *walk) meshRoute(st *start) string {
-	injected := w.system.injected(st.pod)
+	injected := w.system.world.Injected(st.pod)
 	if injected == "" {
 		return ""
 	}

@@ -224,20 +224,49 @@ func TestNearest(t *testing.T) {
 	}
 }
 
-// A pod with a sidecar under a policy is not judged here, and the answer says
-// so; the application's pod has none.
+// A pod's sidecar judges who connects: the gateway by its certificate, a pod without
+// a sidecar as nobody.
 func TestSidecars(t *testing.T) {
 	s := system(t, "1-login-everywhere")
-	a := ask(t, s, explain.Call{URL: "http://localhost/", Session: demo.User})
-	if a.Outcome != explain.Unknown || a.Backend != "kubeflow/centraldashboard:80" {
-		t.Errorf("got %s %s", a.Outcome, a.Backend)
+	identity := func(a *explain.Answer) string {
+		for _, h := range a.Hops {
+			if h.Kind == "sidecar" {
+				return h.Text
+			}
+		}
+		return "no sidecar"
 	}
-	why(t, a, "sidecar lets it in is not modelled: AuthorizationPolicy istio-system/global-deny-all")
-	a = ask(t, s, explain.Call{From: "pod:default/myapp-pod", URL: "http://orders.backend.svc.cluster.local/"})
-	if a.Outcome != explain.Forwarded || a.Backend != "backend/orders:80" {
-		t.Errorf("got %s %s, %q", a.Outcome, a.Backend, a.Why)
+	for _, tt := range []struct {
+		name     string
+		call     explain.Call
+		outcome  explain.Outcome
+		status   int
+		backend  string
+		by       string
+		identity string
+	}{
+		{"through the gateway", explain.Call{URL: "http://localhost/pipeline/", Session: demo.User}, explain.Forwarded, 0, "kubeflow/ml-pipeline-ui:80",
+			"VirtualService kubeflow/ml-pipeline-ui", "from spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account (mutual TLS)"},
+		{"a pod by itself", explain.Call{From: "pod:default/myapp-pod", URL: "http://ml-pipeline-ui.kubeflow/"}, explain.Refused, 403, "kubeflow/ml-pipeline-ui:80",
+			"AuthorizationPolicy kubeflow/ml-pipeline-ui", "in plaintext, nobody of the mesh (the client has no sidecar)"},
+		{"a pod with a sidecar", explain.Call{From: "pod:kubeflow/kfserving-models-web-app", URL: "http://ml-pipeline-ui.kubeflow/"}, explain.Refused, 403, "kubeflow/ml-pipeline-ui:80",
+			"AuthorizationPolicy kubeflow/ml-pipeline-ui", "from spiffe://cluster.local/ns/kubeflow/sa/kfserving-models-web-app (mutual TLS)"},
+		{"a pod without a sidecar", explain.Call{From: "pod:default/myapp-pod", URL: "http://centraldashboard.kubeflow/"}, explain.Forwarded, 0, "kubeflow/centraldashboard:80", "", "no sidecar"},
+	} {
+		a := ask(t, s, tt.call)
+		by := ""
+		if a.By != nil {
+			by = a.By.Kind + " " + a.By.Namespace + "/" + a.By.Name
+		}
+		if a.Outcome != tt.outcome || a.Status != tt.status || a.Backend != tt.backend || by != tt.by || !strings.Contains(identity(a), tt.identity) {
+			t.Errorf("%s: got %s %d %s by %q, %s; why: %q", tt.name, a.Outcome, a.Status, a.Backend, by, identity(a), a.Why)
+		}
 	}
-	why(t, a, "the call meets no gateway")
+	a := ask(t, s, explain.Call{From: "pod:default/myapp-pod", URL: "http://ml-pipeline-ui.kubeflow/"})
+	why(t, a, "no ALLOW policy at the sidecar of pod kubeflow/ml-pipeline-ui-1 matches the call", "the call meets no gateway")
+	if got := strings.Join(a.Nearest, "\n"); !strings.Contains(got, `it wants namespaces ["istio-system"]`) {
+		t.Errorf("got nearest %q, want what the policy allows", got)
+	}
 }
 
 // An authorizer that names somebody by a header its filter does not pass on does

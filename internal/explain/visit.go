@@ -19,6 +19,9 @@ type visit struct {
 	at    place
 	hop   Hop
 	trace envoy.Trace
+	tls   *envoy.TLS // to a sidecar; nil: plaintext
+	from  string     // who connects, and
+	place string     // where to, for a reader
 
 	undetermined string              // an authorizer's answer that cannot be told
 	asked        bool                // an authorizer was asked
@@ -29,17 +32,19 @@ type visit struct {
 }
 
 func newVisit(w *walk, at place) *visit {
-	return &visit{walk: w, at: at, hop: Hop{Kind: "proxy", Name: at.pod.String(), Address: at.addr.String()}}
+	v := &visit{walk: w, at: at, hop: Hop{Kind: "proxy", Name: at.pod.String(), Address: at.addr.String()}}
+	v.from, v.place = at.source.String(), "this gateway"
+	return v
 }
 
 func (v *visit) system() *System { return v.walk.system }
 
 // evaluate asks the engine and turns its trace into steps.
 func (v *visit) evaluate() envoy.Outcome {
-	v.hop.Text = fmt.Sprintf("from %s: %s http://%s%s", v.at.source, v.at.request.Method, v.at.request.Authority, v.at.request.Path)
+	v.hop.Text = fmt.Sprintf("from %s: %s http://%s%s", v.from, v.at.request.Method, v.at.request.Authority, v.at.request.Path)
 	req := envoy.Request{
 		Source: netip.AddrPortFrom(v.at.source, sourcePort), Destination: v.at.addr, Protocol: "HTTP/1.1",
-		Method: v.at.request.Method, Authority: v.at.request.Authority, Path: v.at.request.Path, Headers: slices.Clone(v.at.request.Headers),
+		Method: v.at.request.Method, Authority: v.at.request.Authority, Path: v.at.request.Path, Headers: slices.Clone(v.at.request.Headers), TLS: v.tls,
 	}
 	env := envoy.Env{RequestID: requestID, Now: v.system().now(), Authorize: v.authorize}
 	o := v.at.gateway.Proxy.Evaluate(req, env, &v.trace)
@@ -72,12 +77,14 @@ func (v *visit) steps() {
 		case t.Stage == "router":
 			step.By = route
 		case strings.HasPrefix(t.Text, "does not match"):
-			step.Text += v.system().ruleText(step.By, v.at.request.Path)
+			step.Text += v.ruleText(step.By)
 			v.missed = append(v.missed, step)
 		case strings.HasPrefix(t.Text, "CUSTOM policy matches"):
 			v.policy, v.missed = step.By, nil
 		case t.Text == "allowed" && t.Object == "":
 			step.Text = "no DENY policy matches"
+		case strings.Contains(t.Stage, "jwt_authn"):
+			step.By = v.tokenRule(t.Issuer)
 		case step.By == nil && t.Stage != "authorizer":
 			step.By = v.filterOf(t)
 		}
@@ -138,9 +145,10 @@ func (v *visit) local(o envoy.Outcome) {
 		w.why("Envoy answers by itself: " + o.Reason)
 		if last := v.lastBy(); last != nil && strings.HasPrefix(o.Reason, "jwt_authn") {
 			a.By = last
+			w.nearest("a token that " + last.String() + " takes, or none")
 		}
 	}
-	if detail != "route_not_found" {
+	if detail != "route_not_found" && !v.sidecar() {
 		v.notAsked()
 	}
 }
@@ -183,12 +191,25 @@ func (v *visit) denied() {
 		w.nearest("a call that " + by.String() + " does not match, or a change of that rule")
 		return
 	}
-	w.why("no ALLOW policy at this gateway matches the call")
+	w.why("no ALLOW policy at " + v.place + " matches the call")
+	var without *By // a policy without rules: it allows nothing and nothing can meet it
 	for _, s := range v.missed {
-		if w.answer.By == nil && s.By != nil {
-			w.answer.By = &By{Kind: s.By.Kind, Namespace: s.By.Namespace, Name: s.By.Name, File: s.By.File, Line: s.By.Line}
+		if s.By == nil {
+			continue
+		}
+		object := &By{Kind: s.By.Kind, Namespace: s.By.Namespace, Name: s.By.Name, File: s.By.File, Line: s.By.Line}
+		if v.system().withoutRules(s.By) {
+			without = object
+			continue
+		}
+		if w.answer.By == nil {
+			w.answer.By = object
 		}
 		w.nearest(s.By.String() + " allows, and " + s.Text)
+	}
+	if w.answer.By == nil {
+		w.answer.By = without
+		w.nearest("an AuthorizationPolicy that allows the call there: there is none with rules")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,6 +39,10 @@ type place struct {
 	gateway *world.Gateway // nil: a pod
 	backend string         // "NS/SERVICE:PORT"
 	request envoy.Upstream
+	// peers are how the last station may connect: one, or several of which it is
+	// not known which it is.
+	peers     []peer
+	activator *topology.Pod // in between, while the pod is scaled to zero
 }
 
 func (w *walk) run() {
@@ -81,8 +86,8 @@ func (w *walk) client() {
 	case pod != nil:
 		h.Name = "pod " + pod.String()
 		h.Text = "service account " + pod.ServiceAccount
-		if why := w.system.injected(pod); why != "" {
-			h.Text += "; has a sidecar (" + why + "): its outbound proxy is not modelled"
+		if why := w.system.world.Injected(pod); why != "" {
+			h.Text += "; has a sidecar (" + why + "), whose outbound side is not modelled"
 		}
 	case w.start.source == outsider:
 		h.Text = "an address that is no pod's"
@@ -119,11 +124,11 @@ func (w *walk) resolve(at place) (place, bool) {
 		return at, false
 	}
 	at.pod, at.addr = eps[0].Pod, eps[0].Addr
-	at.gateway = w.gatewayOf(at.pod)
+	at.gateway, at.peers = w.gatewayOf(at.pod), w.peersOfPod(st.pod, name)
 	if at.gateway == nil && w.withoutConfiguration(at.pod) {
 		return at, false
 	}
-	return at, true
+	return at, w.scaledToZero(&at)
 }
 
 // unreachable ends a walk at a name that leads nowhere.
@@ -185,35 +190,31 @@ func (v *visit) forward(o envoy.Outcome) (place, bool) {
 	}
 	v.notAsked()
 	next.pod, next.addr = eps[0].Pod, eps[0].Addr
-	if next.gateway = w.gatewayOf(next.pod); next.gateway == nil {
-		return next, !w.withoutConfiguration(next.pod)
+	next.peers = []peer{v.system().peerOfGateway(v.at.gateway, o.Cluster)}
+	if next.gateway = w.gatewayOf(next.pod); next.gateway == nil && w.withoutConfiguration(next.pod) {
+		return next, false
 	}
-	return next, true
+	return next, w.scaledToZero(&next)
 }
 
-// arrive ends a walk at a pod.
+// arrive ends a walk at a pod: through the activator, if it is scaled to zero, and
+// its sidecar, if it has one.
 func (w *walk) arrive(at place) {
-	a := w.answer
-	a.Backend, a.Host, a.Path, a.Headers = at.backend, at.request.Authority, at.request.Path, shown(at.request.Headers)
-	h := Hop{Kind: "pod", Name: at.pod.String(), Address: at.addr.String(), Text: "no sidecar"}
-	injected := w.system.injected(at.pod)
-	if injected != "" {
-		h.Text = "has a sidecar (" + injected + "), which is not modelled"
-	}
-	if len(w.answer.Hops) == 2 {
-		w.why("the pod is reached directly: the call meets no gateway")
-	}
-	judges := w.system.sidecarJudges(at.pod)
-	if injected != "" && len(judges) > 0 {
-		for _, b := range judges {
-			h.Steps = append(h.Steps, Step{Stage: "sidecar", Text: "would judge the call here", By: b})
-		}
-		w.hop(h)
-		w.unknown(fmt.Sprintf("the call reaches pod %s; whether its sidecar lets it in is not modelled: %s applies there", at.pod, judges[0]))
+	if at.activator != nil && !w.throughActivator(&at) {
 		return
 	}
-	if injected != "" {
-		h.Text += "; no policy of the manifests applies there, so it passes the call on"
+	a := w.answer
+	a.Backend, a.Host, a.Path, a.Headers = at.backend, at.request.Authority, at.request.Path, shown(at.request.Headers)
+	if !slices.ContainsFunc(a.Hops, func(h Hop) bool { return h.Kind == "proxy" }) {
+		w.why("the pod is reached directly: the call meets no gateway")
+	}
+	if !w.throughSidecar(&at) {
+		return
+	}
+	a.Headers = shown(at.request.Headers)
+	h := Hop{Kind: "pod", Name: at.pod.String(), Address: at.addr.String()}
+	if w.system.world.Injected(at.pod) == "" {
+		h.Text = "no sidecar"
 	}
 	w.hop(h)
 	w.done(nil)
@@ -250,7 +251,7 @@ func (w *walk) forged() {
 			continue
 		}
 		text := fmt.Sprintf("the client's own %s: %s reached the backend", name, got)
-		if g := w.lastGateway(); g != nil {
+		if g := w.lastGateway(); g != nil && !slices.ContainsFunc(w.answer.Hops, func(h Hop) bool { return h.Kind == "activator" }) {
 			text += fmt.Sprintf(", and the connection is the gateway's (service account %s/%s), which backends trust to name people", g.Namespace, g.ServiceAccount)
 		}
 		w.why(text)

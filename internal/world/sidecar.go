@@ -115,13 +115,13 @@ func (w *World) mesh() mesh {
 // translated when it is first asked for, and kept. An error means that it cannot
 // be had: no translator, or a world that was not translated.
 func (w *World) Sidecar(ctx context.Context, p *topology.Pod) (*Gateway, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if g := w.sidecars[p.Workload]; g != nil {
-		return g, nil
-	}
 	if w.translator == nil {
 		return nil, fmt.Errorf("this configuration was not translated from manifests here")
+	}
+	w.sidecars.mu.Lock()
+	defer w.sidecars.mu.Unlock()
+	if g := w.sidecars.known[p.Workload]; g != nil {
+		return g, nil
 	}
 	in := w.sidecarInput(p.Workload.Pods[0])
 	out, err := translate.Translate(ctx, in, *w.translator)
@@ -136,10 +136,7 @@ func (w *World) Sidecar(ctx context.Context, p *topology.Pod) (*Gateway, error) 
 	if g.Proxy, err = envoy.Compile(g.Resources); err != nil {
 		return nil, fmt.Errorf("Envoy would refuse what Istio %s makes for the sidecar of %s: %w", out.Istio, p.Workload, err)
 	}
-	if w.sidecars == nil {
-		w.sidecars = map[*topology.Workload]*Gateway{}
-	}
-	w.sidecars[p.Workload] = g
+	w.sidecars.known[p.Workload] = g
 	return g, nil
 }
 

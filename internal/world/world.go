@@ -40,8 +40,13 @@ type World struct {
 
 	translator *translate.Options // nil: not translated here
 	jwks       map[string]string  // by place
-	mu         sync.Mutex
-	sidecars   map[*topology.Workload]*Gateway
+	sidecars   *sidecars
+}
+
+// sidecars are those worked out so far.
+type sidecars struct {
+	mu    sync.Mutex
+	known map[*topology.Workload]*Gateway
 }
 
 // Gateway is one gateway workload's Envoy configuration, or that of a workload's
@@ -93,7 +98,7 @@ func Read(set *manifest.Set, o Options) (*World, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &World{Set: set.With(derived...)}
+	w := &World{Set: set.With(derived...), sidecars: &sidecars{known: map[*topology.Workload]*Gateway{}}}
 	for _, warning := range set.Warnings() {
 		w.Notes = append(w.Notes, warning.Error())
 	}
