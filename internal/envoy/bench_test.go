@@ -13,8 +13,10 @@ import (
 	"testing"
 	"time"
 
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"postern.dev/postern/internal/envoy"
 )
@@ -58,6 +60,36 @@ func gateway(tb testing.TB, n int, plain bool) envoy.Resources {
 	r, err := envoy.ParseResources(p.Listeners, p.Routes, clusters)
 	if err != nil {
 		tb.Fatal(err)
+	}
+	return r
+}
+
+// onePath is gateway with the models also under one host, each at a path of its
+// own: two routes per model, as KServe's path template makes them.
+func onePath(tb testing.TB, n int) envoy.Resources {
+	tb.Helper()
+	const (
+		route = `{"match":{%s,"caseSensitive":true,"headers":[{"name":":authority","stringMatch":{"safeRegex":{"regex":"^example\\.com(?::\\d{1,5})?$"}}}]},
+ "metadata":{"filterMetadata":{"istio":{"config":"/apis/networking.istio.io/v1alpha3/namespaces/kserve-test/virtual-service/sklearn-iris"}}},
+ "route":{"cluster":"outbound|80||knative-local-gateway.istio-system.svc.cluster.local","timeout":"0s","prefixRewrite":"/"}}`
+		prefix = `"prefix":"/serving/kserve-test/sklearn-iris/"`
+		exact  = `"path":"/serving/kserve-test/sklearn-iris"`
+	)
+	host := &routev3.VirtualHost{Name: "example.com:80", Domains: []string{"example.com"}}
+	for i := range n {
+		for _, match := range []string{prefix, exact} {
+			r := &routev3.Route{}
+			if err := protojson.Unmarshal([]byte(renamed(fmt.Sprintf(route, match), i)), r); err != nil {
+				tb.Fatal(err)
+			}
+			host.Routes = append(host.Routes, r)
+		}
+	}
+	r := gateway(tb, n, true)
+	for _, rc := range r.Routes {
+		if rc.Name == "http.8080" {
+			rc.VirtualHosts = append(rc.VirtualHosts, host)
+		}
 	}
 	return r
 }
@@ -127,49 +159,64 @@ func post(host string, port int) envoy.Request {
 		Headers: envoy.Headers{{Name: "accept", Value: "*/*"}, {Name: "user-agent", Value: "curl/8"}, {Name: "content-type", Value: "application/json"}, {Name: "content-length", Value: "51"}}}
 }
 
+func plain(tb testing.TB, n int) envoy.Resources   { return gateway(tb, n, true) }
+func checked(tb testing.TB, n int) envoy.Resources { return gateway(tb, n, false) }
+
 var allow = &authv3.CheckResponse{Status: &status.Status{}}
 
 var env = envoy.Env{RequestID: "5c8a5a0e-6a0f-4f0e-9a39-0d5a3f1b7c11", Now: time.Unix(1700000000, 0), Authorize: func(envoy.Check) envoy.Answer { return envoy.Answer{GRPC: allow} }}
 
-// The requests that are measured, each for a gateway with n models.
+// The requests that are measured.
 var kinds = []struct {
-	name  string
-	plain bool
-	req   func(n int) envoy.Request
+	name      string
+	resources func(tb testing.TB, n int) envoy.Resources
+	allocates bool
+	req       func(i int) envoy.Request // to model i
 }{
 	// A VirtualService that changes no header: host and path are matched, RBAC, CORS and
 	// fault are passed, Kubeflow's Lua filter makes the route be chosen twice.
-	{"application", true, func(int) envoy.Request { return post("orders.example.com", 8080) }},
+	{"application", plain, false, func(int) envoy.Request { return post("orders.example.com", 8080) }},
 	// A model's second hop, which sets two headers.
-	{"predictor", true, func(n int) envoy.Request {
-		return post(renamed("sklearn-iris-predictor.kserve-test.svc.cluster.local", n/2), 8081)
+	{"predictor", plain, false, func(i int) envoy.Request {
+		return post(renamed("sklearn-iris-predictor.kserve-test.svc.cluster.local", i), 8081)
 	}},
 	// A model's first hop, which matches a regex, sets three headers and rewrites the host.
-	{"model", true, func(n int) envoy.Request {
-		return post(renamed("sklearn-iris.kserve-test.svc.cluster.local", n/2), 8081)
+	{"model", plain, false, func(i int) envoy.Request {
+		return post(renamed("sklearn-iris.kserve-test.svc.cluster.local", i), 8081)
 	}},
-	// The same with Postern: a CUSTOM policy, and the gRPC check built for the authorizer.
-	{"checked", false, func(n int) envoy.Request {
-		return post(renamed("sklearn-iris.kserve-test.svc.cluster.local", n/2), 8081)
+	// One of many models under one host, by its path; the path is rewritten.
+	{"path", onePath, true, func(i int) envoy.Request {
+		r := post("example.com", 8080)
+		r.Path = renamed("/serving/kserve-test/sklearn-iris/v1/models/iris:predict", i)
+		return r
+	}},
+	// The model again with Postern: a CUSTOM policy, and the gRPC check built for the authorizer.
+	{"checked", checked, true, func(i int) envoy.Request {
+		return post(renamed("sklearn-iris.kserve-test.svc.cluster.local", i), 8081)
 	}},
 }
 
-// BenchmarkEvaluate is one request without a trace. "cpu-ns/op" is the processor
+// BenchmarkEvaluate is one request without a trace, each to another one of a thousand
+// models. "cpu-ns/op" is the processor
 // time of the whole process, the garbage collector's included: unlike the clock it
 // does not count what else the machine does.
 func BenchmarkEvaluate(b *testing.B) {
 	for _, n := range []int{1, 1000, 10000} {
 		for _, kind := range kinds {
-			p, err := envoy.Compile(gateway(b, n, kind.plain))
+			p, err := envoy.Compile(kind.resources(b, n))
 			if err != nil {
 				b.Fatal(err)
 			}
-			req, scratch := kind.req(n), new(envoy.Scratch)
+			requests, scratch := make([]envoy.Request, min(n, 1000)), new(envoy.Scratch)
+			for i := range requests {
+				requests[i] = kind.req(i * (n / len(requests)))
+			}
 			b.Run(fmt.Sprintf("%s/models=%d", kind.name, n), func(b *testing.B) {
 				b.ReportAllocs()
-				before := cpu()
+				before, i := cpu(), 0
 				for b.Loop() {
-					if o := scratch.Evaluate(p, req, env, nil); o.Kind != envoy.Forward {
+					i++
+					if o := scratch.Evaluate(p, requests[i%len(requests)], env, nil); o.Kind != envoy.Forward {
 						b.Fatal(o.Kind, o.Reason, o.Status)
 					}
 				}

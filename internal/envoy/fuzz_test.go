@@ -17,6 +17,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"github.com/go-jose/go-jose/v4"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // FuzzRegex holds the regexes that are compared as text against the automaton.
@@ -41,6 +42,9 @@ func FuzzRegex(f *testing.F) {
 		if err == nil && m.match(value) != re.MatchString(bytewise(value)) {
 			t.Errorf("%q on %q: got %t (kind %d), regexp says otherwise", pattern, value, m.match(value), m.kind)
 		}
+		if start, whole := m.start(); err == nil && m.match(value) && (!strings.HasPrefix(value, start) || whole && value != start) {
+			t.Errorf("%q matches %q, and is indexed by %q", pattern, value, start)
+		}
 	})
 }
 
@@ -51,6 +55,55 @@ func bytewise(s string) string {
 		b.WriteRune(rune(s[i]))
 	}
 	return b.String()
+}
+
+// FuzzRouteIndex holds the index of routes against trying them one after the other.
+// Of the routes' text each line is one: a letter for the kind of its path, one for
+// a header it wants, and the path.
+func FuzzRouteIndex(f *testing.F) {
+	f.Add("p-/\nx-/a\np-/a/\ns-/a\np-/a/b\nr-/a/b.*c\nxh/a/b\nph/a\nx-/a\np-\nP-/A\nX-/a/B", "/a/b/c", true)
+	f.Add(strings.Repeat("ph/a\n", 9)+"p-/a\nx-/a", "/a", false)
+	f.Add("xh/\nxh/\nph/\np-/x\np-/xy\np-/xyz\np-/xz\nr-/x(y|z)\nr-(/x|/y)\nr-(?i)/X\ns-/x\ns-/x/", "/xyz", false)
+	f.Add("p-\np-/\np-/a\np-/aa\np-/aaa\np-/aaaa\np-/aaaaa\np-/aaaaaa\np-/aaaaaaa\np-/aaaaaaaa\np-/aaaaaaaaa\np-/aaaaaaaaaa\np-/aaaaaaaaaaa\np-/aaaaaaaaaaaa", "/aaaaaaaaaaaa", true)
+	f.Fuzz(func(t *testing.T, text, path string, header bool) {
+		vh := &virtualHost{name: "v"}
+		for line := range strings.SplitSeq(text, "\n") {
+			if len(line) < 2 {
+				continue
+			}
+			m := &routev3.RouteMatch{}
+			if strings.IndexByte("PXS", line[0]) >= 0 {
+				m.CaseSensitive = wrapperspb.Bool(false)
+			}
+			switch line[0] | 0x20 {
+			case 'x':
+				m.PathSpecifier = &routev3.RouteMatch_Path{Path: line[2:]}
+			case 's':
+				m.PathSpecifier = &routev3.RouteMatch_PathSeparatedPrefix{PathSeparatedPrefix: line[2:]}
+			case 'r':
+				m.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: line[2:]}}
+			default:
+				m.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: line[2:]}
+			}
+			if line[1] == 'h' {
+				m.Headers = []*routev3.HeaderMatcher{{Name: "h"}}
+			}
+			c, err := compileMatch(m)
+			if err != nil {
+				return
+			}
+			vh.routes = append(vh.routes, &route{matches: c})
+		}
+		vh.index = newRouteIndex(vh.routes)
+		s := &stream{}
+		if header {
+			s.headers = Headers{{"h", ""}}
+		}
+		got, _ := vh.find(s, path, "")
+		if want, _ := vh.scan(s, path, ""); got != want {
+			t.Errorf("%q in\n%s\nis route %d by the index and %d by trying each", path, text, slices.Index(vh.routes, got), slices.Index(vh.routes, want))
+		}
+	})
 }
 
 // FuzzHeaderMatcher holds header matchers against a plain reading of Envoy's rules

@@ -47,6 +47,7 @@ func (w *wildcards) add(text string, vh *virtualHost) error {
 type virtualHost struct {
 	name       string
 	routes     []*route
+	index      *routeIndex
 	change     headerChange
 	attempts   bool // include_request_attempt_count
 	perFilter  map[string]*anypb.Any
@@ -162,6 +163,7 @@ func compileVirtualHost(v *routev3.VirtualHost) (*virtualHost, error) {
 		}
 		vh.routes = append(vh.routes, c)
 	}
+	vh.index = newRouteIndex(vh.routes)
 	return vh, nil
 }
 
@@ -320,18 +322,12 @@ func (s *stream) choose() bool {
 	}
 	if vh := s.host; vh != nil && s.path != "" { // CONNECT has no path, and no route here is for it
 		path, query, _ := strings.Cut(s.path, "?")
-		for _, r := range vh.routes {
-			switch r.matches.testPath(s, path, query) {
-			case yes:
-				s.route = r
-			case maybe:
-				s.unknown = fmt.Sprintf("whether a route of virtual host %s matches: %s", vh.name, s.unknown)
-				return false
-			case no:
-				continue
-			}
-			break
+		r, t := vh.find(s, path, query)
+		if t == maybe {
+			s.unknown = fmt.Sprintf("whether a route of virtual host %s matches: %s", vh.name, s.unknown)
+			return false
 		}
+		s.route = r
 	}
 	s.chosen = true
 	if s.egress && s.route != nil && s.route.decorator != "" {

@@ -17,7 +17,7 @@ import (
 type stringMatcher struct {
 	kind       textKind
 	fold       bool              // ASCII letters of either case are one, as in Envoy
-	pattern    string            // in lower case when fold
+	pattern    string            // in lower case when fold; of kind judged, what every match begins with
 	judge      func(string) bool // of kind judged
 	unmodelled string
 }
@@ -158,7 +158,8 @@ func compileRegex(r *matcherv3.RegexMatcher) (stringMatcher, error) {
 	if err != nil {
 		return stringMatcher{}, fmt.Errorf("regex %q: %w", r.GetRegex(), err)
 	}
-	return stringMatcher{kind: textJudged, judge: func(v string) bool { return re.MatchString(latin1(v)) }}, nil
+	_, literal := body(tree)
+	return stringMatcher{kind: textJudged, pattern: literal, judge: func(v string) bool { return re.MatchString(latin1(v)) }}, nil
 }
 
 // latin1 makes a character of each byte.
@@ -195,17 +196,7 @@ func wide(re *syntax.Regexp) bool {
 // plainRegex recognises a literal, a literal with an optional port (KServe's
 // "^host(?::\d{1,5})?$"), a literal before ".*", ".+" and ".*".
 func plainRegex(tree *syntax.Regexp) (stringMatcher, bool) {
-	parts := sequence(tree, nil)
-	for len(parts) > 0 && parts[0].Op == syntax.OpBeginText {
-		parts = parts[1:]
-	}
-	for len(parts) > 0 && parts[len(parts)-1].Op == syntax.OpEndText {
-		parts = parts[:len(parts)-1]
-	}
-	literal := ""
-	if len(parts) > 0 && parts[0].Op == syntax.OpLiteral && parts[0].Flags&syntax.FoldCase == 0 {
-		literal, parts = narrow(parts[0].Rune), parts[1:]
-	}
+	parts, literal := body(tree)
 	switch {
 	case len(parts) == 0:
 		return text(textExact, literal, false), true
@@ -219,6 +210,21 @@ func plainRegex(tree *syntax.Regexp) (stringMatcher, bool) {
 		return text(textSome, "", false), true
 	}
 	return text(textAny, "", false), true
+}
+
+// body is a pattern between its anchors, the literal it begins with apart.
+func body(tree *syntax.Regexp) (parts []*syntax.Regexp, literal string) {
+	parts = sequence(tree, nil)
+	for len(parts) > 0 && parts[0].Op == syntax.OpBeginText {
+		parts = parts[1:]
+	}
+	for len(parts) > 0 && parts[len(parts)-1].Op == syntax.OpEndText {
+		parts = parts[:len(parts)-1]
+	}
+	if len(parts) > 0 && parts[0].Op == syntax.OpLiteral && parts[0].Flags&syntax.FoldCase == 0 {
+		literal, parts = narrow(parts[0].Rune), parts[1:]
+	}
+	return parts, literal
 }
 
 // sequence flattens concatenations and groups.
