@@ -271,18 +271,33 @@ func (p *pair) compare(c *client, q request, id string) string {
 		return err.Error()
 	}
 	up, check, grpcCheck := p.witness.take(id)
-	trace := &envoy.Trace{}
+	var trace *envoy.Trace
 	var asked *message
 	var askedGRPC *authv3.CheckRequest
-	o := p.proxy.Evaluate(q.engine(netip.AddrPortFrom(p.client, 1), netip.AddrPortFrom(p.gateway, q.port)), envoy.Env{RequestID: "x", Now: time.Now(), Authorize: func(ch envoy.Check) envoy.Answer {
-		if ch.GRPC != nil {
-			askedGRPC = ch.GRPC
-			r, err := grpcRule(ch.GRPC)
-			return envoy.Answer{GRPC: r, Err: err}
+	evaluate := func(random uint64) envoy.Outcome {
+		trace = &envoy.Trace{}
+		env := envoy.Env{RequestID: "x", Random: random, Now: time.Now(), Authorize: func(ch envoy.Check) envoy.Answer {
+			if ch.GRPC != nil {
+				askedGRPC = ch.GRPC
+				r, err := grpcRule(ch.GRPC)
+				return envoy.Answer{GRPC: r, Err: err}
+			}
+			asked = &message{cluster: ch.Cluster, method: ch.HTTP.Method, path: ch.HTTP.Path, host: ch.HTTP.Authority, headers: fromHeaders(ch.HTTP.Headers)}
+			return httpRule(*asked)
+		}}
+		return p.proxy.Evaluate(q.engine(netip.AddrPortFrom(p.client, 1), netip.AddrPortFrom(p.gateway, q.port)), env, trace)
+	}
+	o := evaluate(0)
+	if up != nil { // Envoy's dice chose among weighted clusters
+		random := uint64(0)
+		for _, share := range o.Shares {
+			if share.Cluster == up.cluster {
+				o = evaluate(random)
+				break
+			}
+			random += uint64(share.Weight)
 		}
-		asked = &message{cluster: ch.Cluster, method: ch.HTTP.Method, path: ch.HTTP.Path, host: ch.HTTP.Authority, headers: fromHeaders(ch.HTTP.Headers)}
-		return httpRule(*asked)
-	}}, trace)
+	}
 	p.coverage.count(o, trace)
 	return p.differ(q, o, r, up, check, asked, grpcCheck, askedGRPC)
 }
@@ -304,6 +319,7 @@ func (p *pair) differ(q request, o envoy.Outcome, r reply, up, check, asked *mes
 		if up.String() != want.String() {
 			return fmt.Sprintf("the upstream got\n  %s\nthe engine says\n  %s", up, want)
 		}
+		return differAnswer(o, r)
 	case envoy.Local:
 		if up != nil {
 			return fmt.Sprintf("engine: %d %s; Envoy: forwarded\n  %s", o.Status, o.Reason, up)
@@ -311,6 +327,35 @@ func (p *pair) differ(q request, o envoy.Outcome, r reply, up, check, asked *mes
 		return differLocal(q, o, r)
 	}
 	return ""
+}
+
+// differAnswer compares the upstream's answer as it reached the client.
+func differAnswer(o envoy.Outcome, r reply) string {
+	if o.Upgrade != "" {
+		return ""
+	}
+	want := append(envoy.Headers{}, upstreamHeaders...)
+	o.Response.Apply(&want)
+	want.Set("server", "istio-envoy")
+	a, b := strings.Join(fromHeaders(withoutTimes(r.headers)), "\n    "), strings.Join(fromHeaders(want), "\n    ")
+	if r.status != 200 || a != b {
+		return fmt.Sprintf("Envoy: %d\n    %s\nengine: 200\n    %s", r.status, a, b)
+	}
+	return ""
+}
+
+// withoutTimes leaves out the date, the time the upstream took, and what belongs to
+// the connection.
+func withoutTimes(in envoy.Headers) envoy.Headers {
+	var out envoy.Headers
+	for _, h := range in {
+		switch h.Name {
+		case "date", "x-envoy-upstream-service-time", "connection":
+			continue
+		}
+		out.Add(h.Name, h.Value)
+	}
+	return out
 }
 
 // withLength adds content-length: 0, which Envoy's HTTP/1 codec writes for some
@@ -363,14 +408,7 @@ func differLocal(q request, o envoy.Outcome, r reply) string {
 	if r.reset != "" {
 		return ""
 	}
-	var got envoy.Headers
-	for _, h := range r.headers {
-		switch h.Name {
-		case "date", "x-envoy-upstream-service-time", "connection":
-			continue
-		}
-		got.Add(h.Name, h.Value)
-	}
+	got := withoutTimes(r.headers)
 	if r.get("server") == "" { // the codec's own refusal: no header and a body of its own
 		if r.status != o.Status {
 			return fmt.Sprintf("Envoy's codec: %d; engine: %d %s", r.status, o.Status, o.Reason)

@@ -60,6 +60,7 @@ type witness struct {
 	mu       sync.Mutex
 	upstream map[string]message
 	checks   map[string]message
+	mirrored int
 	grpc     map[string]*authv3.CheckRequest
 }
 
@@ -165,7 +166,7 @@ func (w *witness) one(c net.Conn, r *bufio.Reader, cluster string, authorizer bo
 	// oauth2-proxy is also an upstream; a check is what Envoy sends by itself.
 	_, internal := headers.Get("x-envoy-internal")
 	authorizer = authorizer && internal
-	answer := "HTTP/1.1 200 OK\r\nx-upstream: yes\r\ncontent-length: 2\r\n\r\nok"
+	answer := raw(envoy.Answer{Status: 200, Headers: upstreamHeaders[:len(upstreamHeaders)-1], Body: "ok"})
 	if upgrade, ok := headers.Get("upgrade"); ok && !authorizer {
 		answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: " + upgrade + "\r\n\r\n"
 	}
@@ -176,6 +177,8 @@ func (w *witness) one(c net.Conn, r *bufio.Reader, cluster string, authorizer bo
 	if authorizer {
 		w.checks[id] = m
 		answer = raw(httpRule(m))
+	} else if strings.HasSuffix(m.host, "-shadow") || strings.Contains(m.host, "-shadow:") { // a mirrored copy
+		w.mirrored++
 	} else {
 		w.upstream[id] = m
 	}
@@ -187,6 +190,9 @@ func (w *witness) one(c net.Conn, r *bufio.Reader, cluster string, authorizer bo
 	_, err = io.WriteString(c, answer)
 	return err
 }
+
+// upstreamHeaders are those of every upstream's answer, its length at the end.
+var upstreamHeaders = envoy.Headers{{Name: "x-upstream", Value: "yes"}, {Name: "x-r", Value: "up"}, {Name: "x-t", Value: "up"}, {Name: "content-length", Value: "2"}}
 
 // rule picks an answer from a check alone, so that both sides get the same one.
 func rule(method, path, host, cookie string) uint32 {
@@ -282,7 +288,8 @@ func grpcRule(in *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	}
 	return &authv3.CheckResponse{Status: &status.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
 		Headers:         []*corev3.HeaderValueOption{option("kubeflow-userid", "u@example.com", overwrite), option("x-postern-caller", "c", overwrite), option("x-foo", "more", appendOrAdd)},
-		HeadersToRemove: []string{"authorization", "x-two"},
+		HeadersToRemove: []string{"authorization", "x-two"}, ResponseHeadersToAdd: []*corev3.HeaderValueOption{
+			option("x-r", "authorizer", overwrite), option("x-s", "authorizer", appendOrAdd), option("x-t", "authorizer", corev3.HeaderValueOption_ADD_IF_ABSENT), option("x-u", "authorizer", corev3.HeaderValueOption_OVERWRITE_IF_EXISTS)},
 	}}}, nil
 }
 

@@ -92,16 +92,15 @@ func (c *headerChange) request(s *stream) {
 	}
 }
 
-// response records the level's change of the response.
-func (c *headerChange) response(r *ResponseChange) {
-	r.Remove = append(r.Remove, c.responseRemove...)
-	for _, o := range c.responseAdd {
-		if o.action == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD {
-			r.Set = append(r.Set, Header{o.name, o.value})
-		} else {
-			r.Add = append(r.Add, Header{o.name, o.value})
-		}
+// response appends the level's change of the response.
+func (c *headerChange) response(to ResponseChange) ResponseChange {
+	for _, name := range c.responseRemove {
+		to = append(to, HeaderOp{Action: RemoveHeader, Name: name})
 	}
+	for _, o := range c.responseAdd {
+		to = append(to, o.op())
+	}
+	return to
 }
 
 func lowerAll(in []string) []string {

@@ -67,8 +67,9 @@ type stream struct {
 	source, destination                       netip.AddrPort
 	metadata                                  metadata
 	upgrade                                   string
-	refused                                   bool // the upgrade is none of those that are allowed
-	response                                  ResponseChange
+	refused                                   bool           // the upgrade is none of those that are allowed
+	response                                  ResponseChange // what the filters want
+	branch                                    *branch        // the cluster of the route in force
 	outcome                                   Outcome
 	seen                                      headerClass // of the headers that came
 	peer, own                                 addressText // of source and destination

@@ -60,6 +60,8 @@ type Outcome struct {
 
 	// Forward.
 	Cluster string
+	Shares  []Share  // of a route that leads to several clusters: Cluster is the one Env.Random chose
+	Mirrors []string // clusters that get a copy, with "-shadow" behind the host
 	Request Upstream
 	Timeout time.Duration // of the route; zero is none
 	Upgrade string        // the upgrade the route allows and the request asks for, such as "websocket"
@@ -74,12 +76,6 @@ type Outcome struct {
 type Upstream struct {
 	Method, Authority, Path string
 	Headers                 Headers
-}
-
-// ResponseChange is what the filters and the route do to an upstream's answer.
-type ResponseChange struct {
-	Set, Add Headers
-	Remove   []string
 }
 
 // RouteInfo names a route.
@@ -130,6 +126,8 @@ type Env struct {
 	Authorize func(Check) Answer
 	// RequestID is the x-request-id Envoy makes up for this request.
 	RequestID string
+	// Random decides among weighted clusters.
+	Random uint64
 	// Now is the time of the request.
 	Now time.Time
 }

@@ -245,8 +245,22 @@ func (l *listener) run(s *stream) *Outcome {
 	if s.refused && s.choose() && s.route != nil {
 		return s.local(403, "", "upgrade_failed")
 	}
+	var off uint64 // the filters that the route chosen first switches off
+	if l.routes.switches {
+		if !s.choose() {
+			return unknown(s.unknown)
+		}
+		for i, f := range l.filters {
+			if s.switchedOff(f.name) {
+				off |= 1 << i
+			}
+		}
+	}
 	for i, f := range l.filters {
 		s.at = i
+		if off&(1<<i) != 0 {
+			continue
+		}
 		if o := f.decode(s); o != nil {
 			return o
 		}
@@ -286,45 +300,12 @@ func (r router) decode(s *stream) *Outcome {
 	if rt.action == nil {
 		return unknown("an action of the route that is not a cluster")
 	}
-	if !r.clusters[rt.action.cluster] {
+	if !r.clusters[s.cluster()] {
 		s.reach("no cluster")
 		return s.local(503, "", "cluster_not_found")
 	}
 	s.reach("forwarded")
 	return rt.forward(s)
-}
-
-// forward finalises the request (RouteEntryImplBase::finalizeRequestHeaders).
-func (rt *route) forward(s *stream) *Outcome {
-	if rt.host.attempts {
-		s.headers.Set("x-envoy-attempt-count", "1")
-	}
-	original := s.authority
-	for _, c := range [...]*headerChange{&rt.change, &rt.host.change, &s.routes.change} {
-		if c.unmodelled != "" {
-			return unknown(c.unmodelled)
-		}
-		c.request(s)
-		c.response(&s.response)
-	}
-	if rt.action.hostRewrite != "" && rt.action.hostRewrite != s.authority {
-		s.authority = rt.action.hostRewrite
-	}
-	if s.authority != original {
-		s.headers.Set("x-envoy-original-host", original)
-	}
-	if to, n := rt.action.prefixRewrite, len(rt.action.prefix); to != "" {
-		s.headers.Set("x-envoy-original-path", s.path)
-		if s.path[:n] != to {
-			s.path = to + s.path[n:]
-		}
-	}
-	timeout := rt.action.timeouts.apply(s)
-	if s.trace != nil {
-		s.trace.add(Step{Stage: "router", Text: fmt.Sprintf("%s http://%s%s to %s", s.method, s.authority, s.path, rt.action.cluster), Object: rt.info.Object()})
-	}
-	return s.answer(Outcome{Kind: Forward, Cluster: rt.action.cluster, Timeout: timeout, Upgrade: s.upgrade, Response: s.response,
-		Request: Upstream{Method: s.method, Authority: s.authority, Path: s.path, Headers: s.headers}})
 }
 
 // answer keeps an outcome in the stream's memory.
@@ -338,10 +319,17 @@ func unknown(why string) *Outcome { return &Outcome{Kind: Unknown, Reason: why} 
 // local is a reply Envoy makes by itself. To a gRPC request it is a 200 with
 // the status in grpc-status (Http::Utility::sendLocalReply).
 func (s *stream) local(status int, body, details string) *Outcome {
+	return s.localGRPC(status, body, details, -1)
+}
+
+// localGRPC is local with a gRPC status of its own; below 0 it follows from HTTP's.
+func (s *stream) localGRPC(status int, body, details string, grpc int) *Outcome {
 	o := s.answer(Outcome{Kind: Local, Reason: details, Status: status, Body: body})
 	if s.grpc() {
-		o.Status, o.Body = 200, ""
-		o.Headers = Headers{{"content-type", "application/grpc"}, {"grpc-status", strconv.Itoa(grpcStatus(status))}}
+		if o.Status, o.Body = 200, ""; grpc < 0 {
+			grpc = grpcStatus(status)
+		}
+		o.Headers = Headers{{"content-type", "application/grpc"}, {"grpc-status", strconv.Itoa(grpc)}}
 		if s.protocol != "HTTP/2" {
 			o.Headers.Add("content-length", "0")
 		}

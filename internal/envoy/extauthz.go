@@ -162,9 +162,8 @@ func (f *extAuthz) disabledByRoute(s *stream) (skip bool, unknown string) {
 	if c == nil {
 		return false, ""
 	}
-	msg, err := c.UnmarshalNew()
-	per, ok := msg.(*extauthzv3.ExtAuthzPerRoute)
-	if err != nil || !ok {
+	per, ok := c.(*extauthzv3.ExtAuthzPerRoute)
+	if !ok {
 		return false, "route configuration of filter " + f.name
 	}
 	if per.GetDisabled() {
@@ -235,7 +234,7 @@ func (f *extAuthz) httpAnswer(s *stream, a Answer) *Outcome {
 			change.appendTo = append(change.appendTo, h)
 		}
 		if matchesAny(f.clientOK, h.Name) {
-			change.response = append(change.response, h)
+			change.response = append(change.response, HeaderOp{Action: AddHeader, Name: h.Name, Value: h.Value})
 		}
 	}
 	return f.allow(s, change)
@@ -305,14 +304,7 @@ func (f *extAuthz) grpcAnswer(s *stream, a Answer) *Outcome {
 	change := okChange{remove: lowerAll(ok.GetHeadersToRemove())}
 	for _, o := range ok.GetResponseHeadersToAdd() {
 		h := Header{strings.ToLower(o.GetHeader().GetKey()), headerValue(o.GetHeader())}
-		switch o.AppendAction {
-		case corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD:
-			change.response = append(change.response, h)
-		case corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD:
-			change.responseSet = append(change.responseSet, h)
-		default:
-			return unknown("authorizer's answer: response_headers_to_add with " + o.AppendAction.String())
-		}
+		change.response = append(change.response, HeaderOp{Action: headerAction(o.AppendAction), Name: h.Name, Value: h.Value})
 	}
 	for _, o := range ok.GetHeaders() {
 		h := Header{strings.ToLower(o.GetHeader().GetKey()), headerValue(o.GetHeader())}
@@ -343,8 +335,9 @@ func headerValue(h *corev3.HeaderValue) string {
 
 // okChange is what an authorizer that allows wants changed.
 type okChange struct {
-	set, appendTo, response, responseSet Headers
-	remove                               []string
+	set, appendTo Headers
+	response      ResponseChange
+	remove        []string
 }
 
 func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
@@ -364,8 +357,9 @@ func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
 			s.headers.Remove(name)
 		}
 	}
-	s.response.Add = append(s.response.Add, c.response...)
-	s.response.Set = append(s.response.Set, c.responseSet...)
+	for _, op := range c.response {
+		s.answering(op.Action, op.Name, op.Value)
+	}
 	s.reach("allowed")
 	if s.trace != nil {
 		s.trace.add(Step{Stage: f.name, Text: "allowed by " + f.cluster})

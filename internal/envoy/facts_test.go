@@ -183,7 +183,7 @@ func TestUnknown(t *testing.T) {
 		{"a filter", catchAll, []string{wasm}, Unknown, "my.wasm"},
 		{"behind a refusal it does not matter", catchAll, []string{deny, wasm}, Local, ""},
 		{"a script of nobody's", catchAll, []string{lua}, Unknown, "envoy.filters.http.lua"},
-		{"a route's field", `{"match":{"prefix":"/"},"route":{"cluster":"up","hashPolicy":[{"header":{"headerName":"a"}}]}}`, nil, Unknown, "RouteAction.hash_policy"},
+		{"a route's field", `{"match":{"prefix":"/"},"route":{"cluster":"up","hashPolicy":[{"cookie":{"name":"a","ttl":"1s"}}]}}`, nil, Unknown, "RouteAction.hash_policy"},
 		{"a matcher's field", `{"match":{"prefix":"/","grpc":{}},"route":{"cluster":"up"}}`, nil, Unknown, "RouteMatch.grpc"},
 		{"a matcher's field on another path", `{"match":{"prefix":"/other","grpc":{}},"route":{"cluster":"up"}},` + catchAll, nil, Forward, ""},
 		{"an authorizer nobody answers for", catchAll, []string{`{"name":"envoy.filters.http.ext_authz","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz","grpcService":{"envoyGrpc":{"clusterName":"up"}}}}`}, Unknown, "authorizer up"},
@@ -216,7 +216,7 @@ func TestResponseHeadersOfAnAllowingAuthorizer(t *testing.T) {
 	}}
 	req := Request{Source: netip.MustParseAddrPort("10.0.0.9:1"), Destination: netip.MustParseAddrPort("10.0.0.1:8080"), Protocol: "HTTP/1.1", Method: "GET", Authority: "a", Path: "/"}
 	o := p.Evaluate(req, env, nil)
-	if o.Kind != Forward || len(o.Response.Set) != 1 || o.Response.Set[0].Name != "x-set" || len(o.Response.Add) != 1 || o.Response.Add[0].Name != "x-add" {
+	if o.Kind != Forward || len(o.Response) != 2 || o.Response[0] != (HeaderOp{SetHeader, "x-set", "1", 0}) || o.Response[1] != (HeaderOp{AddHeader, "x-add", "1", 0}) {
 		t.Errorf("got %s %+v", o.Kind, o.Response)
 	}
 }

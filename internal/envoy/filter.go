@@ -8,6 +8,7 @@ import (
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	statsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
@@ -67,12 +68,15 @@ func compileFilter(f *hcmv3.HttpFilter, clusters map[string]bool) (filter, error
 	case *luav3.Lua:
 		return compileLua(f.Name, c), nil
 	case *corsv3.Cors:
-		return perRouteOnly{f.Name}, nil
+		return cors{f.Name}, nil
 	case *faultv3.HTTPFault:
-		if extra := fieldsBut(c); len(extra) > 0 {
-			return notModelled{strings.Join(extra, ", ")}, nil
+		config, err := compileFault(c)
+		if err != nil {
+			return nil, fmt.Errorf("filter %s: %w", f.Name, err)
 		}
-		return perRouteOnly{f.Name}, nil
+		return fault{f.Name, config}, nil
+	case *mutationv3.HeaderMutation:
+		return compileHeaderMutation(f.Name, c), nil
 	}
 	return notModelled{"filter " + f.Name + " (" + typeName(f.GetTypedConfig(), msg) + ")"}, nil
 }
@@ -96,32 +100,6 @@ func typeName(a *anypb.Any, m proto.Message) string {
 type notModelled struct{ what string }
 
 func (f notModelled) decode(*stream) *Outcome { return unknown(f.what) }
-
-// perRouteOnly is a filter that does nothing unless a route configures it, and
-// whose route configuration is not modelled.
-type perRouteOnly struct{ name string }
-
-func (f perRouteOnly) decode(s *stream) *Outcome {
-	if !s.choose() {
-		return unknown(s.unknown)
-	}
-	if c := s.perRoute(f.name); c != nil {
-		return unknown("route configuration of filter " + f.name)
-	}
-	return nil
-}
-
-// perRoute is the most specific per-route configuration of a filter, from the
-// route in force now.
-func (s *stream) perRoute(filter string) *anypb.Any {
-	if s.route == nil {
-		return nil
-	}
-	if c := s.route.perFilter[filter]; c != nil {
-		return c
-	}
-	return s.route.host.perFilter[filter]
-}
 
 // luaHost is the script Kubeflow puts before the router since 1.3
 // (common/istio-*/istio-install/base/x-forwarded-host.yaml).

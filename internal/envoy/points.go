@@ -236,6 +236,26 @@ func (f *jwtAuthn) points(*listener) []Point {
 	return out
 }
 
+func (f cors) points(l *listener) []Point {
+	policy := l.routes.configured(f.name)
+	for _, vh := range l.routes.hosts() {
+		policy = policy || vh.cors != nil || slices.ContainsFunc(vh.routes, func(r *route) bool { return r.cors != nil })
+	}
+	if !policy {
+		return outcomes("no policy")
+	}
+	return outcomes("no policy", "no origin", "origin not allowed", "origin allowed", "preflight answered")
+}
+
+func (f fault) points(l *listener) []Point {
+	if f.abort != no || l.routes.configured(f.name) {
+		return outcomes("none", "aborted")
+	}
+	return outcomes("none")
+}
+
+func (f *headerMutation) points(*listener) []Point { return outcomes("headers changed") }
+
 func (f forwardedHost) points(*listener) []Point { return outcomes("header added") }
 
 func (r router) points(l *listener) []Point {
@@ -247,7 +267,7 @@ func (r router) points(l *listener) []Point {
 				seen["redirected"] = true
 			case rt.direct != nil:
 				seen["answered"] = true
-			case rt.action != nil && r.clusters[rt.action.cluster]:
+			case rt.action != nil && r.clusters[rt.action.clusters[0].Cluster]:
 				seen["forwarded"] = true
 			case rt.action != nil:
 				seen["no cluster"] = true

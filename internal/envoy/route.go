@@ -7,7 +7,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // routeTable is a compiled RouteConfiguration.
@@ -19,6 +18,8 @@ type routeTable struct {
 	prefix     wildcards // "example.*"
 	any        *virtualHost
 	change     headerChange
+	perFilter  perFilter
+	switches   bool // some level switches a filter off
 	unmodelled []string
 }
 
@@ -50,7 +51,8 @@ type virtualHost struct {
 	index      *routeIndex
 	change     headerChange
 	attempts   bool // include_request_attempt_count
-	perFilter  map[string]*anypb.Any
+	perFilter  perFilter
+	cors       *corsPolicy
 	unmodelled []string
 }
 
@@ -63,26 +65,21 @@ type route struct {
 	direct    *direct
 	change    headerChange
 	decorator string
-	perFilter map[string]*anypb.Any
+	perFilter perFilter
+	cors      *corsPolicy
 	// unmodelled makes every answer through this route unknown.
 	unmodelled []string
 }
 
-// action is a RouteAction that leads to one cluster.
-type action struct {
-	cluster       string
-	hostRewrite   string
-	prefix        string // the matched prefix, replaced by prefixRewrite
-	prefixRewrite string
-	timeouts      timeouts
-}
-
 func compileRoutes(rc *routev3.RouteConfiguration) (*routeTable, error) {
 	t := &routeTable{name: rc.Name, ignorePort: rc.IgnorePortInHostMatching, exact: map[string]*virtualHost{}}
-	t.unmodelled = fieldsBut(rc, "name", "virtual_hosts", "validate_clusters", "ignore_port_in_host_matching", "max_direct_response_body_size_bytes",
+	t.unmodelled = fieldsBut(rc, "name", "virtual_hosts", "validate_clusters", "ignore_port_in_host_matching", "max_direct_response_body_size_bytes", "typed_per_filter_config",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
 	var err error
 	if t.change, err = compileChange(rc); err != nil {
+		return nil, err
+	}
+	if t.perFilter, err = compilePerFilter(rc.TypedPerFilterConfig); err != nil {
 		return nil, err
 	}
 	for _, v := range rc.VirtualHosts {
@@ -96,6 +93,7 @@ func compileRoutes(rc *routev3.RouteConfiguration) (*routeTable, error) {
 			}
 		}
 	}
+	t.switches = t.anySwitch()
 	return t, nil
 }
 
@@ -149,10 +147,18 @@ func (t *routeTable) virtualHost(authority string) *virtualHost {
 }
 
 func compileVirtualHost(v *routev3.VirtualHost) (*virtualHost, error) {
-	vh := &virtualHost{name: v.Name, attempts: v.IncludeRequestAttemptCount, perFilter: v.TypedPerFilterConfig}
-	vh.unmodelled = fieldsBut(v, "name", "domains", "routes", "include_request_attempt_count", "typed_per_filter_config",
+	vh := &virtualHost{name: v.Name, attempts: v.IncludeRequestAttemptCount}
+	vh.unmodelled = fieldsBut(v, "name", "domains", "routes", "include_request_attempt_count", "typed_per_filter_config", "cors",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
 	var err error
+	if vh.perFilter, err = compilePerFilter(v.TypedPerFilterConfig); err != nil {
+		return nil, err
+	}
+	if v.Cors != nil { //nolint:staticcheck // what old Istio writes
+		if vh.cors, err = compileCors(v.Cors); err != nil { //nolint:staticcheck // the same
+			return nil, err
+		}
+	}
 	if vh.change, err = compileChange(v); err != nil {
 		return nil, err
 	}
@@ -168,11 +174,14 @@ func compileVirtualHost(v *routev3.VirtualHost) (*virtualHost, error) {
 }
 
 func compileRoute(r *routev3.Route, vh *virtualHost) (*route, error) {
-	c := &route{host: vh, perFilter: r.TypedPerFilterConfig, decorator: r.Decorator.GetOperation()}
+	c := &route{host: vh, decorator: r.Decorator.GetOperation()}
 	c.info = RouteInfo{VirtualHost: vh.name, Name: r.Name, Config: istioConfig(r.Metadata)}
 	c.unmodelled = append(vh.unmodelled[:len(vh.unmodelled):len(vh.unmodelled)], fieldsBut(r, "name", "match", "route", "redirect", "direct_response", "metadata", "decorator", "typed_per_filter_config", "tracing", "stat_prefix",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")...)
 	var err error
+	if c.perFilter, err = compilePerFilter(r.TypedPerFilterConfig); err != nil {
+		return nil, err
+	}
 	if c.change, err = compileChange(r); err != nil {
 		return nil, err
 	}
@@ -183,13 +192,15 @@ func compileRoute(r *routev3.Route, vh *virtualHost) (*route, error) {
 	c.direct, extra = compileDirect(r)
 	c.unmodelled = append(c.unmodelled, extra...)
 	if a := r.GetRoute(); a != nil {
-		c.unmodelled = append(c.unmodelled, fieldsBut(a, "cluster", "host_rewrite_literal", "prefix_rewrite", "timeout",
-			// one attempt is made; what a retry would answer is the upstream's matter
-			"retry_policy", "max_grpc_timeout", "grpc_timeout_offset", "max_stream_duration", "cluster_not_found_response_code")...)
-		c.action = &action{cluster: a.GetCluster(), hostRewrite: a.GetHostRewriteLiteral(), prefixRewrite: a.PrefixRewrite,
-			prefix: r.Match.GetPrefix() + r.Match.GetPath() + r.Match.GetPathSeparatedPrefix(), timeouts: compileTimeouts(a)}
+		if c.action, extra, err = compileAction(r, a); err != nil {
+			return nil, err
+		}
+		c.unmodelled = append(c.unmodelled, extra...)
+		if a.Cors != nil { //nolint:staticcheck // what old Istio writes
+			c.cors, err = compileCors(a.Cors) //nolint:staticcheck // the same
+		}
 	}
-	return c, nil
+	return c, err
 }
 
 // istioConfig reads what Istio writes into each route's metadata.
@@ -330,6 +341,9 @@ func (s *stream) choose() bool {
 		s.route = r
 	}
 	s.chosen = true
+	if s.route != nil && s.route.action != nil {
+		s.branch = s.route.action.pick(s.env.Random)
+	}
 	if s.egress && s.route != nil && s.route.decorator != "" {
 		s.headers.Set("x-envoy-decorator-operation", s.route.decorator)
 	}
@@ -338,7 +352,7 @@ func (s *stream) choose() bool {
 }
 
 // clearRoute makes the next filter that looks choose the route again.
-func (s *stream) clearRoute() { s.chosen, s.route = false, nil }
+func (s *stream) clearRoute() { s.chosen, s.route, s.branch = false, nil, nil }
 
 func (s *stream) traceRoute() {
 	if s.trace == nil {

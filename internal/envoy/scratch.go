@@ -28,7 +28,7 @@ func (sc *Scratch) Evaluate(p *Proxy, req Request, env Env, trace *Trace) Outcom
 	}
 	s := &sc.stream
 	*s = stream{env: env, trace: trace, headers: s.headers[:0], metadata: s.metadata[:0], peer: s.peer, own: s.own,
-		response: ResponseChange{Set: s.response.Set[:0], Add: s.response.Add[:0], Remove: s.response.Remove[:0]}}
+		response: s.response[:0]}
 	if l.inbound != nil {
 		return l.evaluateInbound(req, s)
 	}
@@ -43,6 +43,9 @@ func (l *listener) serve(req Request, s *stream) Outcome {
 		o = l.run(s)
 	}
 	if o.Kind == Local {
+		if len(s.response) > 0 {
+			s.response.outwards().Apply(&o.Headers)
+		}
 		o.Headers.Set("server", l.conn.serverName)
 	}
 	if s.chosen && s.route != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -116,7 +117,7 @@ func (g *Gateway) serve(w http.ResponseWriter, req *http.Request, local netip.Ad
 		refuse(w, err)
 		return
 	}
-	env := envoy.Env{RequestID: requestID(), Now: started, Authorize: func(c envoy.Check) envoy.Answer { return r.authorize.ask(req.Context(), c) }}
+	env := envoy.Env{RequestID: requestID(), Random: mathrand.Uint64(), Now: started, Authorize: func(c envoy.Check) envoy.Answer { return r.authorize.ask(req.Context(), c) }}
 	scratch := g.scratch.Get().(*envoy.Scratch)
 	defer g.scratch.Put(scratch) // the outcome holds until then
 	o := scratch.Evaluate(r.proxy, er, env, nil)
@@ -279,13 +280,15 @@ func toHTTP(in envoy.Headers) http.Header {
 }
 
 func applyResponse(h http.Header, c envoy.ResponseChange) {
-	for _, name := range c.Remove {
-		h.Del(name)
-	}
-	for _, s := range c.Set {
-		h.Set(s.Name, s.Value)
-	}
-	for _, a := range c.Add {
-		h.Add(a.Name, a.Value)
+	for _, op := range c {
+		there := len(h.Values(op.Name)) > 0
+		switch {
+		case op.Action == envoy.RemoveHeader:
+			h.Del(op.Name)
+		case op.Action == envoy.SetHeader, op.Action == envoy.SetHeaderIfThere && there:
+			h.Set(op.Name, op.Value)
+		case op.Action == envoy.AddHeader, op.Action == envoy.AddHeaderIfAbsent && !there:
+			h.Add(op.Name, op.Value)
+		}
 	}
 }
