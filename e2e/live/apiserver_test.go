@@ -66,7 +66,7 @@ func (o *output) String() string {
 }
 
 // run starts a program, and kills it when the test ends.
-func run(t *testing.T, program string, args ...string) *process {
+func run(t testing.TB, program string, args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(program, args...), said: &output{}, ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.said, p.said
@@ -87,7 +87,7 @@ func (p *process) kill() {
 }
 
 // tool is a program that `make cluster-tools` builds.
-func tool(t *testing.T, name string) string {
+func tool(t testing.TB, name string) string {
 	t.Helper()
 	file, err := filepath.Abs(filepath.Join("..", "..", ".tools", "cluster", name))
 	if err != nil {
@@ -99,7 +99,7 @@ func tool(t *testing.T, name string) string {
 	return file
 }
 
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -110,7 +110,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-func write(t *testing.T, file, text string) string {
+func write(t testing.TB, file, text string) string {
 	t.Helper()
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func write(t *testing.T, file, text string) string {
 }
 
 // newControl starts both, and waits until they answer.
-func newControl(t *testing.T) *control {
+func newControl(t testing.TB) *control {
 	t.Helper()
 	c := &control{dir: t.TempDir()}
 	client, peer, port := freePort(t), freePort(t), freePort(t)
@@ -150,7 +150,7 @@ func newControl(t *testing.T) *control {
 }
 
 // until waits for the API server.
-func (c *control) until(t *testing.T) {
+func (c *control) until(t testing.TB) {
 	t.Helper()
 	eventually(t, "the API server is ready", func() bool {
 		select {
@@ -164,7 +164,7 @@ func (c *control) until(t *testing.T) {
 }
 
 // call asks the API server.
-func (c *control) call(t *testing.T, method, path, token string, body []byte) (map[string]any, int) {
+func (c *control) call(t testing.TB, method, path, token string, body []byte) (map[string]any, int) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), method, c.url+path, bytes.NewReader(body))
 	if err != nil {
@@ -195,7 +195,7 @@ var plurals = map[string]string{
 }
 
 // path is where an object lives.
-func path(t *testing.T, apiVersion, kind, namespace, name string) string {
+func path(t testing.TB, apiVersion, kind, namespace, name string) string {
 	t.Helper()
 	plural := plurals[kind]
 	if plural == "" {
@@ -217,7 +217,7 @@ func path(t *testing.T, apiVersion, kind, namespace, name string) string {
 
 // apply creates objects, each a YAML document, or puts them in the place of those of
 // their names. A pod's status is set too.
-func (c *control) apply(t *testing.T, text string) {
+func (c *control) apply(t testing.TB, text string) {
 	t.Helper()
 	for doc := range strings.SplitSeq(text, "\n---") {
 		var o map[string]any
@@ -230,7 +230,7 @@ func (c *control) apply(t *testing.T, text string) {
 	}
 }
 
-func (c *control) put(t *testing.T, o map[string]any) {
+func (c *control) put(t testing.TB, o map[string]any) {
 	t.Helper()
 	meta, _ := o["metadata"].(map[string]any)
 	namespace, _ := meta["namespace"].(string)
@@ -261,7 +261,7 @@ func (c *control) put(t *testing.T, o map[string]any) {
 }
 
 // change merges into an object.
-func (c *control) change(t *testing.T, apiVersion, kind, namespace, name, patch string) {
+func (c *control) change(t testing.TB, apiVersion, kind, namespace, name, patch string) {
 	t.Helper()
 	if out, code := c.call(t, http.MethodPatch, path(t, apiVersion, kind, namespace, name), adminToken, []byte(patch)); code/100 != 2 {
 		t.Fatalf("change %s %s/%s: got %d %v", kind, namespace, name, code, out["message"])
@@ -269,7 +269,7 @@ func (c *control) change(t *testing.T, apiVersion, kind, namespace, name, patch 
 }
 
 // remove deletes an object at once.
-func (c *control) remove(t *testing.T, apiVersion, kind, namespace, name string) {
+func (c *control) remove(t testing.TB, apiVersion, kind, namespace, name string) {
 	t.Helper()
 	out, code := c.call(t, http.MethodDelete, path(t, apiVersion, kind, namespace, name)+"?gracePeriodSeconds=0", adminToken, nil)
 	if code/100 != 2 {
@@ -278,7 +278,7 @@ func (c *control) remove(t *testing.T, apiVersion, kind, namespace, name string)
 }
 
 // token is one of a ServiceAccount, by the API server itself.
-func (c *control) token(t *testing.T, namespace, name string) string {
+func (c *control) token(t testing.TB, namespace, name string) string {
 	t.Helper()
 	out, code := c.call(t, http.MethodPost, path(t, "v1", "ServiceAccount", namespace, name)+"/token", adminToken,
 		[]byte(`{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{"expirationSeconds":7200}}`))
@@ -291,7 +291,7 @@ func (c *control) token(t *testing.T, namespace, name string) string {
 }
 
 // kubeconfig is a file that reaches the API server as a ServiceAccount.
-func (c *control) kubeconfig(t *testing.T, token string) string {
+func (c *control) kubeconfig(t testing.TB, token string) string {
 	t.Helper()
 	return write(t, filepath.Join(t.TempDir(), "kubeconfig"), `apiVersion: v1
 kind: Config
@@ -303,7 +303,7 @@ current-context: x
 }
 
 // eventually waits for what happens within a minute.
-func eventually(t *testing.T, what string, f func() bool) {
+func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(50 * time.Millisecond) {
 		if f() {

@@ -5,7 +5,6 @@ package live
 import (
 	"crypto/rand"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"syscall"
@@ -50,12 +49,6 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: "postern:key:
 func TestLive(t *testing.T) {
 	program := buildPosternd(t)
 	p := newPlace(t)
-	login := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Location", "/dex/auth")
-		w.WriteHeader(http.StatusFound)
-	}))
-	defer login.Close()
-	p.login = login.URL
 	kubeconfig := p.kubeconfig(t, p.token(t, "postern-system", "posternd"))
 	began := time.Now()
 	one := p.posternd(t, program, "--kubeconfig", kubeconfig)
@@ -72,6 +65,7 @@ func TestLive(t *testing.T) {
 	t.Run("a model is updated", func(t *testing.T) { updated(t, p, both, pod) })
 	t.Run("bad objects", func(t *testing.T) { badObjects(t, p, both, pod) })
 	t.Run("least privilege", func(t *testing.T) { leastPrivilege(t, p) })
+	t.Run("a connection that is dead without a word", func(t *testing.T) { silent(t, p, program, pod) })
 	t.Run("API server stopped", func(t *testing.T) {
 		away(t, p, both, pod, "stopped", func() { p.api.signal(syscall.SIGSTOP) }, func() { p.api.signal(syscall.SIGCONT) })
 	})
@@ -330,4 +324,66 @@ func away(t *testing.T, p *place, both []*posternd, pod call, how string, stop, 
 	for _, d := range both {
 		d.until(t, key, "401 key_unknown")
 	}
+}
+
+// silent: a posternd whose connections lead nowhere any more, with nobody saying so,
+// makes new ones by itself.
+func silent(t *testing.T, p *place, program string, pod call) {
+	between := newProxy(t, strings.TrimPrefix(p.url, "https://"))
+	kubeconfig := p.kubeconfig(t, p.token(t, "postern-system", "posternd"))
+	text := file(t, kubeconfig)
+	write(t, kubeconfig, strings.ReplaceAll(text, p.url, "https://"+between.addr))
+	d := p.posternd(t, program, "--kubeconfig", kubeconfig)
+	d.ready(t)
+	key := call{from: "203.0.113.7", door: 8080, host: modelOut, key: p.newKey(t, "silent")}
+	d.until(t, key, "allow")
+	d.expect(t, pod, "allow")
+	between.silence()
+	p.remove(t, "apikeys.postern.dev/v1alpha1", "ApiKey", "kserve-test", "silent")
+	t.Logf("a key deleted meanwhile: in force after %s", d.until(t, key, "401 key_unknown").Round(100*time.Millisecond))
+	d.until(t, pod, "allow")
+	eventually(t, "connected again", func() bool { return d.metric(t, "postern_cluster_connected") == 1 })
+}
+
+// TestKindsComeLater: a cluster without KServe, Istio or API keys has none of their
+// objects, and posternd is ready; when the kinds come, they are watched.
+func TestKindsComeLater(t *testing.T) {
+	p := newEmptyPlace(t)
+	p.apply(t, file(t, "..", "..", "deploy", "base", "reader.yaml"))
+	p.apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: postern-system}\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: posternd, namespace: postern-system}")
+	d := p.posternd(t, buildPosternd(t), "--kubeconfig", p.kubeconfig(t, p.token(t, "postern-system", "posternd")))
+	pod := call{from: p.addr(t, "default", "myapp-pod"), door: 8081, host: modelIn}
+	if got := d.ask(t, pod); got != "503 not_synced" && got != "302" {
+		t.Errorf("at first: got %s", got)
+	}
+	d.ready(t)
+	p.fill(t)
+	t.Logf("the kinds and their objects: in force after %s", d.until(t, pod, "allow").Round(100*time.Millisecond))
+	for _, kind := range []string{"InferenceService", "VirtualService", "ApiKey", "Pod", "ConfigMap istio-system/istio"} {
+		if d.metric(t, `postern_cluster_watched{kind="`+kind+`"}`) != 1 {
+			t.Errorf("%s is not watched", kind)
+		}
+	}
+	p.remove(t, "apiextensions.k8s.io/v1", "CustomResourceDefinition", "", "inferenceservices.serving.kserve.io")
+	t.Logf("KServe's kind deleted: its model is none after %s", d.until(t, pod, "302").Round(100*time.Millisecond))
+}
+
+// TestForbidden: without a right of its ClusterRole posternd is not ready, and names
+// what it lacks.
+func TestForbidden(t *testing.T) {
+	p := newEmptyPlace(t)
+	p.fill(t)
+	p.remove(t, "rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "", "posternd")
+	d := p.posternd(t, buildPosternd(t), "--kubeconfig", p.kubeconfig(t, p.token(t, "postern-system", "posternd")))
+	eventually(t, "says what it lacks", func() bool {
+		return strings.Contains(d.said.String(), `cannot list resource "pods" in API group "" at the cluster scope`)
+	})
+	if status, _ := d.get(t, "/readyz"); status != http.StatusServiceUnavailable {
+		t.Errorf("readyz: got %d", status)
+	}
+	pod := call{from: p.addr(t, "default", "myapp-pod"), door: 8081, host: modelIn}
+	d.expect(t, pod, "503 not_synced")
+	p.apply(t, file(t, "..", "..", "deploy", "base", "reader.yaml"))
+	d.ready(t)
+	d.until(t, pod, "allow")
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -34,9 +35,23 @@ type place struct {
 	login string // the login that posternd asks
 }
 
-func newPlace(t *testing.T) *place {
+func newPlace(t testing.TB) *place {
+	t.Helper()
+	p := newEmptyPlace(t)
+	p.fill(t)
+	return p
+}
+
+// newEmptyPlace is one with nothing in it yet.
+func newEmptyPlace(t testing.TB) *place {
 	t.Helper()
 	p := &place{control: newControl(t)}
+	login := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", "/dex/auth")
+		w.WriteHeader(http.StatusFound)
+	}))
+	t.Cleanup(login.Close)
+	p.login = login.URL
 	root := t.TempDir()
 	if err := os.CopyFS(root, story.FS); err != nil {
 		t.Fatal(err)
@@ -56,9 +71,15 @@ func newPlace(t *testing.T) *place {
 		t.Fatal(err)
 	}
 	p.pods = where.Pods()
+	return p
+}
+
+// fill creates the kinds and the objects.
+func (p *place) fill(t testing.TB) {
+	t.Helper()
 	p.crds(t)
 	p.apply(t, file(t, "..", "..", "deploy", "base", "reader.yaml"))
-	for o := range set.All() {
+	for o := range p.set.All() {
 		if o.Kind == "Namespace" {
 			p.json(t, o)
 		}
@@ -72,10 +93,9 @@ func newPlace(t *testing.T) *place {
 	for _, pod := range p.pods {
 		p.pod(t, pod.Namespace, pod.Name, pod.ServiceAccount, pod.Addr.String(), pod.Labels)
 	}
-	return p
 }
 
-func file(t *testing.T, parts ...string) string {
+func file(t testing.TB, parts ...string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(parts...))
 	if err != nil {
@@ -85,7 +105,7 @@ func file(t *testing.T, parts ...string) string {
 }
 
 // json creates an object of a set.
-func (p *place) json(t *testing.T, o *manifest.Object) {
+func (p *place) json(t testing.TB, o *manifest.Object) {
 	t.Helper()
 	var v map[string]any
 	if err := json.Unmarshal(o.JSON, &v); err != nil {
@@ -98,7 +118,7 @@ func (p *place) json(t *testing.T, o *manifest.Object) {
 	p.put(t, v)
 }
 
-func (p *place) pod(t *testing.T, namespace, name, account, addr string, labels map[string]string) {
+func (p *place) pod(t testing.TB, namespace, name, account, addr string, labels map[string]string) {
 	t.Helper()
 	p.put(t, map[string]any{
 		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": namespace, "name": name, "labels": labels},
@@ -108,7 +128,7 @@ func (p *place) pod(t *testing.T, namespace, name, account, addr string, labels 
 }
 
 // crds creates Istio's own kinds, KServe's and ours, and waits until they are served.
-func (p *place) crds(t *testing.T) {
+func (p *place) crds(t testing.TB) {
 	t.Helper()
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "istio.io/api").Output()
 	if err != nil {
@@ -153,7 +173,7 @@ func (p *place) questions() []call {
 }
 
 // addr is where a pod of the story is.
-func (p *place) addr(t *testing.T, namespace, name string) string {
+func (p *place) addr(t testing.TB, namespace, name string) string {
 	t.Helper()
 	for _, pod := range p.pods {
 		if pod.Namespace == namespace && pod.Name == name {
@@ -166,7 +186,7 @@ func (p *place) addr(t *testing.T, namespace, name string) string {
 
 // used is what posternd asked the API server for: "verb group/resource", and the
 // statuses it got.
-func (p *place) used(t *testing.T) (what map[string]bool, refused []string) {
+func (p *place) used(t testing.TB) (what map[string]bool, refused []string) {
 	t.Helper()
 	what = map[string]bool{}
 	lines := bufio.NewScanner(bytes.NewReader([]byte(file(t, p.audit))))

@@ -35,7 +35,7 @@ type posternd struct {
 	web  string
 }
 
-func buildPosternd(t *testing.T) string {
+func buildPosternd(t testing.TB) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "posternd")
 	cmd := exec.Command("go", "build", "-o", file, "postern.dev/postern/cmd/posternd")
@@ -47,7 +47,7 @@ func buildPosternd(t *testing.T) string {
 }
 
 // storyConfig is posternd's configuration of the story.
-func storyConfig(t *testing.T) string {
+func storyConfig(t testing.TB) string {
 	t.Helper()
 	data, err := fs.ReadFile(story.FS, "4-postern/posternd.yaml")
 	if err != nil {
@@ -67,7 +67,7 @@ func storyConfig(t *testing.T) string {
 var listening = regexp.MustCompile(`checks at (\S+) .*metrics at http://(\S+)`)
 
 // posternd runs the program with some more flags.
-func (c *place) posternd(t *testing.T, program string, args ...string) *posternd {
+func (c *place) posternd(t testing.TB, program string, args ...string) *posternd {
 	t.Helper()
 	config := write(t, filepath.Join(t.TempDir(), "config.yaml"), strings.ReplaceAll(storyConfig(t), "http://authservice.istio-system.svc.cluster.local:8080", c.login)+"\nlisten: {grpc: '127.0.0.1:0', http: '127.0.0.1:0', linger: 1ms}\nmanifests: {pods: "+podRange+"}\n")
 	p := &posternd{process: run(t, program, append([]string{"--config", config}, args...)...)}
@@ -90,7 +90,7 @@ func (c *place) posternd(t *testing.T, program string, args ...string) *posternd
 	return p
 }
 
-func (p *posternd) get(t *testing.T, path string) (int, string) {
+func (p *posternd) get(t testing.TB, path string) (int, string) {
 	t.Helper()
 	resp, err := http.Get(p.web + path)
 	if err != nil {
@@ -104,13 +104,13 @@ func (p *posternd) get(t *testing.T, path string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-func (p *posternd) ready(t *testing.T) {
+func (p *posternd) ready(t testing.TB) {
 	t.Helper()
 	eventually(t, "posternd is ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
 }
 
 // metric is a gauge's or a counter's value, by its name with its labels.
-func (p *posternd) metric(t *testing.T, name string) float64 {
+func (p *posternd) metric(t testing.TB, name string) float64 {
 	t.Helper()
 	_, text := p.get(t, "/metrics")
 	for line := range strings.Lines(text) {
@@ -142,7 +142,7 @@ type call struct {
 func (c call) String() string { return fmt.Sprintf("%s at %d for %s", c.from, c.door, c.host) }
 
 // ask gives "allow", or the refusal's status and the word of its body.
-func (p *posternd) ask(t *testing.T, c call) string {
+func (p *posternd) ask(t testing.TB, c call) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -166,7 +166,7 @@ func (p *posternd) ask(t *testing.T, c call) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", out.GetDeniedResponse().GetStatus().GetCode(), word))
 }
 
-func (p *posternd) expect(t *testing.T, c call, want string) {
+func (p *posternd) expect(t testing.TB, c call, want string) {
 	t.Helper()
 	if got := p.ask(t, c); got != want {
 		t.Errorf("%s: got %s, want %s", c, got, want)
@@ -174,7 +174,7 @@ func (p *posternd) expect(t *testing.T, c call, want string) {
 }
 
 // until asks until the answer is the one wanted, and says how long that took.
-func (p *posternd) until(t *testing.T, c call, want string) time.Duration {
+func (p *posternd) until(t testing.TB, c call, want string) time.Duration {
 	t.Helper()
 	begin, got := time.Now(), ""
 	for time.Since(begin) < time.Minute {

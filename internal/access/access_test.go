@@ -205,6 +205,40 @@ func TestCompileRefuses(t *testing.T) {
 	}
 }
 
+// TestCompileKeepsTheRest: what an error names grants nothing, all else does.
+func TestCompileKeepsTheRest(t *testing.T) {
+	set, err := manifest.Bytes("f.yaml", []byte(`
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: caller}
+rules: [{verbs: [predict], apiGroups: [serving.kserve.io], resources: [inferenceservices]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: bad, namespace: n}
+roleRef: {apiGroup: v1, kind: ClusterRole, name: caller}
+subjects: [{kind: User, name: eve}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: good, namespace: n}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: caller}
+subjects: [{kind: Users, name: eve}, {kind: User, name: ada}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Compile(set)
+	if err == nil || !strings.Contains(err.Error(), "RoleBinding n/bad") || !strings.Contains(err.Error(), "RoleBinding n/good") {
+		t.Errorf("got %v", err)
+	}
+	for user, want := range map[string]bool{"ada": true, "eve": false} {
+		if got := r.May(Caller{User: user}, Predict, Model("n", "m")).Allowed; got != want {
+			t.Errorf("%s: got %t", user, got)
+		}
+	}
+}
+
 func TestAggregationInACircle(t *testing.T) {
 	r := compile(t, `
 apiVersion: rbac.authorization.k8s.io/v1

@@ -8,10 +8,11 @@ import (
 )
 
 const (
-	beatEvery = 2 * time.Second
+	beatEvery = 1500 * time.Millisecond
 	// lost pulses in a row, and all connections are closed: they may lead to an address
-	// where nobody is any more.
-	lost = 2
+	// where nobody is any more. An API server that is only slow is not pestered.
+	lost       = 2
+	dropSeldom = 10 * time.Second
 )
 
 // beat asks the API server for one small object again and again: a read that it
@@ -21,7 +22,7 @@ func (c *Cluster) beat(ctx context.Context) {
 	path := "/api/v1/namespaces/" + c.settings.Mesh + "/configmaps/istio"
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
-	missed := 0
+	missed, dropped := 0, time.Time{}
 	for {
 		at := time.Now()
 		_, err := c.client.get(ctx, path, beatEvery)
@@ -31,8 +32,9 @@ func (c *Cluster) beat(ctx context.Context) {
 			missed = 0
 		} else if ctx.Err() == nil {
 			c.troubles.set("the API server", err)
-			if missed++; missed%lost == 0 {
+			if missed++; missed >= lost && time.Since(dropped) > dropSeldom {
 				c.client.drop()
+				dropped = time.Now()
 			}
 		}
 		select {

@@ -32,8 +32,8 @@ const (
 	podsFor  = 3 * time.Second
 	watchFor = time.Minute
 
-	retryAfter  = time.Second     // after an error
-	lookAgain   = 5 * time.Second // for a kind that is not served
+	retryAfter  = 500 * time.Millisecond // after an error
+	lookAgain   = 5 * time.Second        // for a kind that is not served
 	listWithin  = time.Minute
 	askedWithin = 5 * time.Second
 )
@@ -167,7 +167,7 @@ func (w *watcher) watch(ctx context.Context, res dynamic.ResourceInterface, o me
 	in, err := res.Watch(ctx, o)
 	if err != nil {
 		// As a text: the Reflector waits by itself, for longer and longer, where it
-		// finds that nobody listens. run waits a second.
+		// finds that nobody listens. run waits retryAfter.
 		return nil, fmt.Errorf("watch: %s", err)
 	}
 	w.up.Store(true)

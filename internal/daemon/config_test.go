@@ -71,6 +71,10 @@ func TestParseConfig(t *testing.T) {
 		{"level", "logLevel: loud", "f:1: logLevel"},
 		{"level of the program's only", "logLevel: INFO", "logLevel"},
 		{"drain", "listen: {drain: 2h}", "want at most 1m"},
+		{"a cluster", "cluster: {}", ""},
+		{"a cluster laid out otherwise", "cluster: {kserve: kserve, mesh: istio}", ""},
+		{"a kubeconfig that is not there", "\ncluster: {kubeconfig: /no/such}", "f:2: cluster.kubeconfig: open /no/such"},
+		{"an unknown field of a cluster", "cluster: {kubeconfg: x}", "kubeconfg: unknown field"},
 		{"two documents", "logLevel: info\n---\nlogLevel: info", "more than one YAML document"},
 	} {
 		_, err := ParseConfig("f", []byte(row.yaml))
@@ -101,6 +105,10 @@ func TestMainRefuses(t *testing.T) {
 		{[]string{"--config", "/no/such"}, 2, "posternd: open /no/such"},
 		{[]string{"--config", file}, 2, "c.yaml:1: lissen: unknown field"},
 		{[]string{"--config", empty}, 2, "nothing says where the cluster's objects"},
+		{[]string{"--config", empty, "--in-cluster"}, 2, "cluster: no kubeconfig is given, and this is no pod of a cluster"},
+		{[]string{"--config", empty, "--kubeconfig", "/no/such"}, 2, "/no/such: no such file"},
+		{[]string{"--config", empty, "--kubeconfig", "x", "--in-cluster"}, 2, "want one of the two"},
+		{[]string{"--config", empty, "--in-cluster", "--manifests", filepath.Dir(empty)}, 2, "want one of the two"},
 		{[]string{"--config", empty, "--manifests", "/no/such"}, 2, "--manifests: open /no/such"},
 		{[]string{"--config", empty, "x"}, 2, `got argument "x"`},
 		{[]string{"--nonsense"}, 2, "posternd: flag provided but not defined: -nonsense"},

@@ -45,8 +45,9 @@ type Options struct {
 	Say func(format string, args ...any)
 	// HTTPClient reaches the login. If nil, a new one.
 	HTTPClient *http.Client
-	// Aside reads files while checks are answered. If nil, they are just read.
-	Aside func(read func() error) error
+	// Aside reads files and makes snapshots while checks are answered. If nil, it is
+	// just done. It is not called twice at once.
+	Aside func(work func() error) error
 	// Poll is how often files are looked at. Default 1s.
 	Poll time.Duration
 }
@@ -56,6 +57,7 @@ type Daemon struct {
 	config     Config
 	say        func(string, ...any)
 	aside      func(func() error) error
+	apart      sync.Mutex
 	poll       time.Duration
 	authorizer *authorizer.Authorizer
 	keys       *passport.Keys
@@ -80,9 +82,14 @@ func New(c Config, o Options) (*Daemon, error) {
 	case dirs && c.Cluster != nil:
 		return nil, errors.New("the cluster's objects are read from an API server or from manifests: want one of the two")
 	}
-	d := &Daemon{config: c, say: o.Say, aside: o.Aside, poll: o.Poll, metrics: newMetrics()}
-	if d.aside == nil {
-		d.aside = func(read func() error) error { return read() }
+	d := &Daemon{config: c, say: o.Say, poll: o.Poll, metrics: newMetrics()}
+	d.aside = func(work func() error) error {
+		if o.Aside == nil {
+			return work()
+		}
+		d.apart.Lock() // files and the cluster take turns
+		defer d.apart.Unlock()
+		return o.Aside(work)
 	}
 	if d.poll == 0 {
 		d.poll = poll

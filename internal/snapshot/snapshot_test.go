@@ -88,3 +88,43 @@ func TestLivePods(t *testing.T) {
 		}
 	}
 }
+
+// TestUpdate: part by part comes to the same as all at once.
+func TestUpdate(t *testing.T) {
+	cfg, err := authorizer.ParseConfig("c", []byte("doors: [{gateway: kubeflow/kubeflow-gateway, port: 8080}]\nrouting: derived\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := manifest.Bytes("f.yaml", []byte(good+"---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: team-a}\nspec: {containers: [{name: c, image: i}]}\nstatus: {phase: Running, podIP: 10.9.9.9}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var snap *authorizer.Snapshot
+	for p := range Parts {
+		of := map[string]bool{}
+		for _, kind := range p.Of() {
+			of[kind] = true
+		}
+		var mine []*manifest.Object
+		for o := range set.All() {
+			if of[o.Group()+"/"+o.Kind] {
+				mine = append(mine, o)
+			}
+		}
+		part, err := manifest.New(mine...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, problems, err := Update(snap, p, part, cfg)
+		if err != nil || problems != nil {
+			t.Fatal(p, err, problems)
+		}
+		snap = next
+	}
+	if snap.Rules == nil || snap.APIKeys == nil || snap.Accounts == nil || snap.Map.Underived() != nil {
+		t.Errorf("got %+v", snap)
+	}
+	if c, ok, why := snap.Pods.Caller(netip.MustParseAddr("10.9.9.9")); !ok || c.User != "postern:pod:team-a:default" {
+		t.Errorf("got %v %s", c, why)
+	}
+}
