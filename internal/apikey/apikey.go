@@ -47,10 +47,10 @@ const (
 // where: a key that is nearly right is still a secret.
 var ErrMalformed = errors.New("no API key of Postern's: a character is wrong or missing")
 
-// encode is base32 in lower case, without padding.
-func encode(b []byte) string {
-	return strings.ToLower(strings.TrimRight(base32.StdEncoding.EncodeToString(b), "="))
-}
+// encoding is base32 in lower case, without padding.
+var encoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+func encode(b []byte) string { return encoding.EncodeToString(b) }
 
 // Key is a key as its caller shows it. It keeps its secret out of every print.
 type Key struct {
@@ -117,7 +117,8 @@ func canonical(text string) bool {
 }
 
 func check(body string) string {
-	sum := sha256.Sum256([]byte(checkDomain + "\x00" + body))
+	var b [256]byte
+	sum := sha256.Sum256(append(append(append(b[:0], checkDomain...), 0), body...))
 	return encode(sum[:checkBytes])
 }
 
@@ -126,7 +127,12 @@ type Hash [sha256.Size]byte
 
 // hash binds a secret to its object. No part can hold a NUL.
 func hash(secret, namespace, name string) Hash {
-	return sha256.Sum256([]byte(hashDomain + "\x00" + namespace + "\x00" + name + "\x00" + secret))
+	var room [512]byte
+	b := append(append(room[:0], hashDomain...), 0)
+	for _, s := range []string{namespace, "\x00", name, "\x00", secret} {
+		b = append(b, s...)
+	}
+	return sha256.Sum256(b)
 }
 
 // Verify tells, in a time that does not depend on how near it is, whether the

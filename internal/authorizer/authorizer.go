@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -79,6 +80,7 @@ type Authorizer struct {
 	lines    Lines
 	observe  func(Verdict, time.Duration)
 	podsAt   func() time.Time // Options.PodsKnown
+	buffers  sync.Pool        // of lines
 	snapshot atomic.Pointer[Snapshot]
 }
 
@@ -173,7 +175,8 @@ func (a *Authorizer) Decide(ctx context.Context, req Request) (v Verdict) {
 			v = a.refuse(req, http.StatusServiceUnavailable, Internal, "internal error")
 			v.cause = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
-		a.record(ctx, req, v, a.now().Sub(begin))
+		end := a.now()
+		a.record(ctx, req, v, end, end.Sub(begin))
 	}()
 	return a.decide(ctx, req)
 }

@@ -1,6 +1,7 @@
 package authorizer
 
 import (
+	"slices"
 	"strings"
 
 	"postern.dev/postern/internal/credential"
@@ -16,15 +17,16 @@ const (
 // exact name, so the list is made from the names the request has; a backend may
 // read kubeflow_userid as kubeflow-userid (WSGI and CGI do), so _ counts as -.
 type stripper struct {
-	identity patterns // headers that name a caller
-	machine  patterns // those, and headers that hold a credential
+	identity *patterns // headers that name a caller
+	machine  *patterns // those, and headers that hold a credential
 }
 
 type patterns struct {
 	exact    map[string]bool
 	prefixes []string
-	always   []string        // removed even when the check does not show them
+	always   []string        // removed even when the check does not show them, sorted
 	listed   map[string]bool // the members of always
+	first    [256]bool       // what a name that matches begins with
 }
 
 func newStripper(cfg Config) stripper {
@@ -46,8 +48,8 @@ func newStripper(cfg Config) stripper {
 	}
 }
 
-func newPatterns(names []string) patterns {
-	p := patterns{exact: map[string]bool{}}
+func newPatterns(names []string) *patterns {
+	p := &patterns{exact: map[string]bool{}}
 	for _, n := range names {
 		n = dashed(n)
 		if prefix, ok := strings.CutSuffix(n, "*"); ok {
@@ -62,16 +64,33 @@ func newPatterns(names []string) patterns {
 	if !p.exact[passportHeader] {
 		p.always = append(p.always, passportHeader)
 	}
+	slices.Sort(p.always)
 	p.listed = map[string]bool{}
 	for _, n := range p.always {
 		p.listed[n] = true
+	}
+	for _, n := range append(slices.Clone(p.prefixes), p.always...) {
+		switch {
+		case n == "": // matches all
+			for i := range p.first {
+				p.first[i] = true
+			}
+		case n[0] == '-':
+			p.first['_'] = true
+			fallthrough
+		default:
+			p.first[n[0]], p.first[strings.ToUpper(n[:1])[0]] = true, true
+		}
 	}
 	return p
 }
 
 func dashed(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
 
-func (p patterns) match(name string) bool {
+func (p *patterns) match(name string) bool {
+	if name == "" || !p.first[name[0]] {
+		return false
+	}
 	name = dashed(name)
 	if p.exact[name] {
 		return true
@@ -84,18 +103,29 @@ func (p patterns) match(name string) bool {
 	return false
 }
 
-// names are the headers to remove, each once, but for those that are set.
-func (s stripper) names(h credential.Headers, p patterns, set map[string]bool) []string {
-	out := make([]string, 0, len(p.always)+4)
+// names adds the headers to remove to a list, each once, but for those that are
+// set.
+func (p *patterns) names(out []string, h credential.Headers, set []Header) []string {
+	out = slices.Grow(out, len(p.always)+4)
 	for _, name := range p.always {
-		if !set[name] {
+		if !sets(set, name) {
 			out = append(out, name)
 		}
 	}
 	for name := range h {
-		if !p.listed[name] && !set[name] && p.match(name) {
+		if p.match(name) && !p.listed[name] && !sets(set, name) {
 			out = append(out, name)
 		}
 	}
 	return out
+}
+
+// sets tells whether one of the headers has this name, which is in lower case.
+func sets(list []Header, name string) bool {
+	for _, h := range list {
+		if len(h.Name) == len(name) && strings.EqualFold(h.Name, name) {
+			return true
+		}
+	}
+	return false
 }

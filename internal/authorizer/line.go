@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"postern.dev/postern/internal/credential"
@@ -28,10 +29,19 @@ func levelOf(v Verdict) slog.Level {
 	return slog.LevelInfo
 }
 
-func (l Lines) write(at time.Time, req Request, v Verdict, took time.Duration) {
-	if level := levelOf(v); l.To != nil && level >= l.From {
-		_, _ = l.To.Write(appendLine(make([]byte, 0, 768), at, level, req, v, took)) // nobody to tell
+// writeLine writes a decision's line, in a buffer that is used again.
+func (a *Authorizer) writeLine(at time.Time, req Request, v Verdict, took time.Duration) {
+	level := levelOf(v)
+	if a.lines.To == nil || level < a.lines.From {
+		return
 	}
+	b, ok := a.buffers.Get().(*[]byte)
+	if !ok {
+		b = new([]byte)
+	}
+	*b = appendLine((*b)[:0], at, level, req, v, took)
+	_, _ = a.lines.To.Write(*b) // nobody to tell
+	a.buffers.Put(b)
 }
 
 // appendLine has the keys, the order and the bounds of record.
@@ -58,7 +68,8 @@ func appendLine(b []byte, at time.Time, level slog.Level, req Request, v Verdict
 	b = pairOrNone(b, "by", v.How)
 	b = pairOrNone(b, "credential", v.Credential)
 	if !v.Resource.IsZero() {
-		b = pair(b, "resource", v.Resource.String())
+		b = append(b, `,"resource":`...)
+		b = quote(b, v.Resource.Namespace, v.Resource.Resource, v.Resource.Name)
 	}
 	if v.Decision.Allowed {
 		b = pair(b, "binding", v.Decision.Binding.String())
@@ -97,17 +108,28 @@ func pair(b []byte, key, value string) []byte {
 	b = append(b, ',', '"')
 	b = append(b, key...)
 	b = append(b, '"', ':')
-	for i := range len(value) {
-		if c := value[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			quoted, err := json.Marshal(value)
-			if err != nil {
-				return append(b, `""`...) // cannot happen: a string
-			}
-			return append(b, quoted...)
-		}
-	}
+	return quote(b, value)
+}
+
+// quote writes a string of JSON: parts joined by slashes.
+func quote(b []byte, parts ...string) []byte {
+	begin := len(b)
 	b = append(b, '"')
-	b = append(b, value...)
+	for n, part := range parts {
+		if n > 0 {
+			b = append(b, '/')
+		}
+		for i := range len(part) {
+			if c := part[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+				quoted, err := json.Marshal(strings.Join(parts, "/"))
+				if err != nil {
+					return append(b[:begin], `""`...) // cannot happen: a string
+				}
+				return append(b[:begin], quoted...)
+			}
+		}
+		b = append(b, part...)
+	}
 	return append(b, '"')
 }
 

@@ -36,7 +36,7 @@ func TestLine(t *testing.T) {
 	} {
 		lines.Reset()
 		log.Reset()
-		f.Authorizer.record(t.Context(), row.req, row.v, 1234)
+		f.Authorizer.record(t.Context(), row.req, row.v, now, 1234)
 		var got, want map[string]any
 		if err := json.Unmarshal(lines.Bytes(), &got); err != nil || strings.Count(lines.String(), "\n") != 1 {
 			t.Fatalf("%v: %s", err, lines.String())
@@ -52,8 +52,8 @@ func TestLine(t *testing.T) {
 	}
 	lines.Reset()
 	f.Authorizer.lines.From = slog.LevelError
-	f.Authorizer.record(t.Context(), Request{}, allowed, 1)
-	if f.Authorizer.record(t.Context(), Request{}, Verdict{Reason: LoginUnavailable}, 1); strings.Count(lines.String(), "\n") != 1 {
+	f.Authorizer.record(t.Context(), Request{}, allowed, now, 1)
+	if f.Authorizer.record(t.Context(), Request{}, Verdict{Reason: LoginUnavailable}, now, 1); strings.Count(lines.String(), "\n") != 1 {
 		t.Errorf("level error: got %s", lines.String())
 	}
 }

@@ -9,11 +9,11 @@ import (
 // record tells of a decision: Observe, Lines, and the log. No header's value, no
 // query and no body goes into a line: they may hold secrets. The caller's name is
 // no secret.
-func (a *Authorizer) record(ctx context.Context, req Request, v Verdict, took time.Duration) {
+func (a *Authorizer) record(ctx context.Context, req Request, v Verdict, at time.Time, took time.Duration) {
 	if a.observe != nil {
 		a.observe(v, took)
 	}
-	a.lines.write(a.now(), req, v, took)
+	a.writeLine(at, req, v, took)
 	level := levelOf(v)
 	if !a.log.Enabled(ctx, level) {
 		return

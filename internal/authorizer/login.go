@@ -151,7 +151,7 @@ func (l *login) ask(ctx context.Context, method, target, host string, h credenti
 	}).WithContext(ctx)
 	for _, name := range l.rules.RequestHeaders {
 		if v := h[name]; len(v) > 0 {
-			out.Header[http.CanonicalHeaderKey(name)] = v
+			out.Header[http.CanonicalHeaderKey(name)] = slices.Clone(v) // the client may look at it after it has answered
 		}
 	}
 	resp, err := l.client.Do(out)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"postern.dev/postern/internal/access"
@@ -210,7 +211,7 @@ func (a *Authorizer) admit(req Request, t territory.Territory, v Verdict, id ide
 		refused.cause = err
 		return refused
 	}
-	v.Set = append(v.Set, Header{callerHeader, id.caller.User}, Header{passportHeader, token})
+	v.Set = append(slices.Grow(v.Set, 5), Header{callerHeader, id.caller.User}, Header{passportHeader, token})
 	if id.caller.Kind == access.Person {
 		v.Set = append(v.Set, Header{a.cfg.Identity.UserHeader, id.caller.User})
 		if groups := a.cfg.Identity.GroupsHeader; groups != "" {
@@ -224,11 +225,7 @@ func (a *Authorizer) admit(req Request, t territory.Territory, v Verdict, id ide
 			v.Set = append(v.Set, Header{"cookie", rest})
 		}
 	}
-	set := map[string]bool{}
-	for _, h := range v.Set {
-		set[strings.ToLower(h.Name)] = true
-	}
-	v.Remove = append(v.Remove, a.strip.names(req.Headers, a.strip.machine, set)...)
+	v.Remove = a.strip.machine.names(v.Remove, req.Headers, v.Set)
 	return a.allow(v)
 }
 

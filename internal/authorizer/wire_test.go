@@ -332,7 +332,7 @@ func TestNewServer(t *testing.T) {
 	}
 	// A check that cannot be read is refused by a whole answer and logged.
 	out := new(auth.CheckResponse)
-	err = conn.Invoke(context.Background(), auth.Authorization_Check_FullMethodName, wireAnswer{0xff}, out, grpc.ForceCodecV2(codec{encoding.GetCodecV2("proto")}))
+	err = conn.Invoke(context.Background(), auth.Authorization_Check_FullMethodName, wireAnswer{&[]byte{0xff}, &answers{}}, out, grpc.ForceCodecV2(codec{encoding.GetCodecV2("proto")}))
 	if err != nil || out.GetDeniedResponse().GetStatus().GetCode() != 503 || !strings.Contains(out.GetDeniedResponse().GetBody(), MalformedCheck) {
 		t.Errorf("got %v %v", out, err)
 	}

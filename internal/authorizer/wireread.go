@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	maxHeaders = 1000 // of one check; Envoy's own limit is 100 unless told otherwise
-	maxDepth   = 64   // of metadata that is nested in itself
+	maxHeaders   = 1000 // of one check; Envoy's own limit is 100 unless told otherwise
+	usualHeaders = 32   // what there is room for at first
+	maxDepth     = 64   // of metadata that is nested in itself
 )
 
 // readCheck takes from the bytes of an envoy.service.auth.v3.CheckRequest what
@@ -29,8 +30,11 @@ const (
 // envoy/service/auth/v3/attribute_context.proto, envoy/config/core/v3/address.proto
 // and base.proto, google/protobuf/struct.proto; TestFieldsOfACheck compares them
 // with the generated code.
-func readCheck(raw []byte) (Request, error) {
-	s := &scanner{raw: raw, all: string(raw)}
+func readCheck(raw []byte) (Request, error) { return new(scanner).read(raw) }
+
+func (s *scanner) read(raw []byte) (Request, error) {
+	*s = scanner{raw: raw, all: string(raw), values: s.values[:0], req: Request{Headers: s.req.Headers}}
+	clear(s.req.Headers)
 	for f := s.fields(raw); f.next(); {
 		if f.num == 1 {
 			s.attributes(f.once().message())
@@ -48,7 +52,9 @@ func readCheck(raw []byte) (Request, error) {
 	return s.req, nil
 }
 
-// scanner goes through a check. The first error ends every loop over fields.
+// scanner goes through a check. The first error ends every loop over fields. It can
+// be used again when nothing of the Request that it read is in use any longer but
+// strings.
 type scanner struct {
 	raw    []byte
 	all    string // raw; what is taken is a part of it, so that one copy is made
@@ -181,14 +187,6 @@ func (s *scanner) request(b []byte) {
 }
 
 func (s *scanner) http(b []byte) {
-	n := 0
-	for f := s.fields(b); f.next(); {
-		if f.num == 3 {
-			n++
-		}
-	}
-	s.req.Headers = make(credential.Headers, min(n, maxHeaders))
-	s.values = make([]string, 0, min(n, maxHeaders))
 	for f := s.fields(b); f.next(); {
 		switch f.num {
 		case 2:
@@ -249,6 +247,10 @@ func (s *scanner) headerMap(b []byte) {
 }
 
 func (s *scanner) add(name, value string) {
+	if s.req.Headers == nil {
+		s.req.Headers = make(credential.Headers, usualHeaders)
+		s.values = make([]string, 0, usualHeaders)
+	}
 	if len(s.values) == maxHeaders {
 		s.fail("more than %d headers", maxHeaders)
 		return

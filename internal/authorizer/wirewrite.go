@@ -3,6 +3,7 @@ package authorizer
 import (
 	"net/http"
 	"strings"
+	"unicode/utf8"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/grpc/codes"
@@ -81,7 +82,7 @@ func appendMetadata(b []byte, v Verdict) []byte {
 					b = stringField(b, "credential", strings.ToValidUTF8(v.Credential, "?"))
 				}
 				if !v.Resource.IsZero() {
-					b = stringField(b, "resource", v.Resource.String())
+					b = stringField(b, "resource", v.Resource.Namespace, "/", v.Resource.Resource, "/", v.Resource.Name)
 				}
 				return b
 			})
@@ -89,8 +90,8 @@ func appendMetadata(b []byte, v Verdict) []byte {
 	})
 }
 
-func stringField(b []byte, name, value string) []byte {
-	return structField(b, name, func(b []byte) []byte { return text(b, 3, value) })
+func stringField(b []byte, name string, value ...string) []byte {
+	return structField(b, name, func(b []byte) []byte { return text(b, 3, value...) })
 }
 
 // structField writes one field of a Struct, an entry of a map.
@@ -121,9 +122,20 @@ func number(b []byte, num protowire.Number, n uint64) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.VarintType), n)
 }
 
-// text writes a string, which in protobuf is UTF-8.
-func text(b []byte, num protowire.Number, s string) []byte {
-	return protowire.AppendString(protowire.AppendTag(b, num, protowire.BytesType), strings.ToValidUTF8(s, "\uFFFD"))
+// text writes a string, which in protobuf is UTF-8, in parts.
+func text(b []byte, num protowire.Number, parts ...string) []byte {
+	n := 0
+	for i, p := range parts {
+		if !utf8.ValidString(p) {
+			parts[i] = strings.ToValidUTF8(p, "\uFFFD")
+		}
+		n += len(parts[i])
+	}
+	b = protowire.AppendVarint(protowire.AppendTag(b, num, protowire.BytesType), uint64(n))
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	return b
 }
 
 // textOrNone leaves an empty string out, as a serializer does where the field is

@@ -12,6 +12,7 @@ import (
 
 	"postern.dev/postern/internal/access"
 	"postern.dev/postern/internal/keyset"
+	"postern.dev/postern/internal/passport"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/json"
@@ -110,7 +111,7 @@ func (t *Tokens) Close() {
 // Caller is whose token it is. id is the token's own (jti), for the log. The error
 // is a *Refusal and holds no part of the token.
 func (t *Tokens) Caller(ctx context.Context, c Credential, live Live) (caller access.Caller, id string, err error) {
-	sum := sha256.Sum256([]byte(c.text))
+	sum := passport.Sum(c.text)
 	at := t.now().Unix()
 	t.mu.Lock()
 	v := t.seen[sum]
