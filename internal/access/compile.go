@@ -152,7 +152,7 @@ func (c *compiler) bind(order int, p pending) {
 	}
 	s := c.rules.scopes[namespace]
 	if s == nil {
-		s = &scope{bySubject: map[subject][]*binding{}}
+		s = &scope{bySubject: map[subject][]*binding{}, opened: map[Resource]*opening{}}
 		c.rules.scopes[namespace] = s
 	}
 	held := false
@@ -177,13 +177,28 @@ func (c *compiler) bind(order int, p pending) {
 
 // open notes the rules that matter to Bound.
 func (s *scope) open(rules []rbacv1.PolicyRule) {
-	for i, rule := range rules {
+	for _, rule := range rules {
 		ours := slices.ContainsFunc([]string{Predict, PredictUnproven, Call, CallUnproven}, func(v string) bool { return slices.Contains(rule.Verbs, v) })
-		group := oneOf(rule.APIGroups, "serving.kserve.io") || oneOf(rule.APIGroups, "networking.istio.io")
-		if !ours || !group || slices.ContainsFunc(s.opened, func(have *rbacv1.PolicyRule) bool { return equalRule(*have, rule) }) {
+		if !ours {
 			continue
 		}
-		s.opened = append(s.opened, &rules[i])
+		for _, kind := range []Resource{Model("", ""), Graph("", ""), Application("", "")} {
+			proven, unproven := kind.verbs()
+			whole := rule
+			whole.ResourceNames = nil
+			if !allows(&whole, question{verb: proven, Resource: kind}) && !allows(&whole, question{verb: unproven, Resource: kind}) {
+				continue
+			}
+			o := s.opened[kind]
+			if o == nil {
+				o = &opening{names: map[string]bool{}}
+				s.opened[kind] = o
+			}
+			o.all = o.all || len(rule.ResourceNames) == 0
+			for _, name := range rule.ResourceNames {
+				o.names[name] = true
+			}
+		}
 	}
 }
 

@@ -18,9 +18,15 @@ type Rules struct {
 // scope holds the bindings of one namespace, or of the cluster.
 type scope struct {
 	bySubject map[subject][]*binding // in the order of binding.order
-	// opened are the rules that somebody holds and that could allow one of
-	// Postern's verbs, each once: what Bound looks through.
-	opened []*rbacv1.PolicyRule
+	// opened is what Bound looks up: by kind, a resource without namespace and name,
+	// what rules open that somebody holds and that name one of Postern's verbs.
+	opened map[Resource]*opening
+}
+
+// opening is what of a kind is opened: all, or those with a name.
+type opening struct {
+	all   bool
+	names map[string]bool
 }
 
 // subject is a user or a group. A ServiceAccount subject is the user that
@@ -65,23 +71,19 @@ func (r *Rules) May(c Caller, verb string, res Resource) Decision {
 // kubeadm:cluster-admins to cluster-admin since 1.29), and that says nothing
 // about a model. An object that is not bound stays where it was, behind login.
 func (r *Rules) Bound(res Resource) bool {
-	proven, unproven := res.verbs()
-	if r == nil || proven == "" {
+	if proven, _ := res.verbs(); r == nil || proven == "" {
 		return false
 	}
-	for _, s := range []*scope{r.scopes[""], r.scopes[res.Namespace]} {
-		if s == nil {
-			continue
-		}
-		for _, rule := range s.opened {
-			for _, verb := range []string{proven, unproven} {
-				if allows(rule, question{verb: verb, Resource: res}) {
-					return true
-				}
-			}
-		}
+	kind := Resource{Group: res.Group, Resource: res.Resource}
+	return r.scopes[""].opens(kind, res.Name) || r.scopes[res.Namespace].opens(kind, res.Name)
+}
+
+func (s *scope) opens(kind Resource, name string) bool {
+	if s == nil {
+		return false
 	}
-	return false
+	o := s.opened[kind]
+	return o != nil && (o.all || o.names[name])
 }
 
 func (s *scope) may(c Caller, q question) Decision {

@@ -27,6 +27,7 @@ type patterns struct {
 	always   []string        // removed even when the check does not show them, sorted
 	listed   map[string]bool // the members of always
 	first    [256]bool       // what a name that matches begins with
+	usual    []without       // what remains of always for what admit sets
 }
 
 func newStripper(cfg Config) stripper {
@@ -42,10 +43,11 @@ func newStripper(cfg Config) stripper {
 			secrets = append(secrets, h)
 		}
 	}
-	return stripper{
-		identity: newPatterns(identity),
-		machine:  newPatterns(append(secrets, identity...)),
-	}
+	s := stripper{identity: newPatterns(identity), machine: newPatterns(append(secrets, identity...))}
+	s.machine.expect(callerHeader, passportHeader, cfg.Identity.UserHeader, cfg.Identity.GroupsHeader)
+	s.machine.expect(callerHeader, passportHeader, cfg.Identity.UserHeader)
+	s.machine.expect(callerHeader, passportHeader)
+	return s
 }
 
 func newPatterns(names []string) *patterns {
@@ -103,17 +105,54 @@ func (p *patterns) match(name string) bool {
 	return false
 }
 
-// names adds the headers to remove to a list, each once, but for those that are
-// set.
-func (p *patterns) names(out []string, h credential.Headers, set []Header) []string {
-	out = slices.Grow(out, len(p.always)+4)
+// without is what remains of a list of names when some are set.
+type without struct{ set, rest []string }
+
+// expect makes ready for requests of which these headers, and perhaps others that
+// are not removed, are set.
+func (p *patterns) expect(set ...string) {
+	set = lower(set)
+	var rest []string
 	for _, name := range p.always {
-		if !sets(set, name) {
+		if !slices.Contains(set, name) {
+			rest = append(rest, name)
+		}
+	}
+	p.usual = append(p.usual, without{set, rest})
+}
+
+// names are the headers to remove, sorted, each once, but for those that are set.
+// The list may be a shared one.
+func (p *patterns) names(h credential.Headers, set []Header) []string {
+	out, shared := p.rest(set), true
+	for name := range h {
+		if p.match(name) && !p.listed[name] && !sets(set, name) {
+			if shared {
+				out, shared = append(make([]string, 0, len(out)+4), out...), false
+			}
 			out = append(out, name)
 		}
 	}
-	for name := range h {
-		if p.match(name) && !p.listed[name] && !sets(set, name) {
+	if !shared {
+		slices.Sort(out)
+	}
+	return out
+}
+
+// rest is what remains of always.
+func (p *patterns) rest(set []Header) []string {
+	if len(set) == 0 {
+		return p.always
+	}
+	for _, u := range p.usual {
+		if len(set) >= len(u.set) && slices.EqualFunc(set[:len(u.set)], u.set, func(h Header, name string) bool { return h.Name == name }) &&
+			!slices.ContainsFunc(set[len(u.set):], func(h Header) bool { return p.listed[strings.ToLower(h.Name)] }) {
+			return u.rest
+		}
+	}
+	out := make([]string, 0, len(p.always))
+	for _, name := range p.always {
+		if !sets(set, name) {
 			out = append(out, name)
 		}
 	}

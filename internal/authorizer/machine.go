@@ -28,8 +28,9 @@ type identity struct {
 // called judges a call to a model or an application, and what a browser asks
 // before it calls.
 func (a *Authorizer) called(ctx context.Context, req Request, snap *Snapshot, t territory.Territory, inCluster bool) Verdict {
-	if inCluster && snap.Pods.Gateway(req.Source) { // browsers have been answered at the first hop
-		return a.machine(ctx, req, snap, t, inCluster)
+	second := inCluster && snap.Pods.Gateway(req.Source)
+	if second { // browsers have been answered at the first hop
+		return a.machine(ctx, req, snap, t, inCluster, second)
 	}
 	if v, ok := a.preflight(req, t); ok {
 		return v
@@ -37,22 +38,23 @@ func (a *Authorizer) called(ctx context.Context, req Request, snap *Snapshot, t 
 	if v, ok := a.metadata(req, t); ok {
 		return v
 	}
-	return crossOrigin(req, t, sandboxed(t, a.machine(ctx, req, snap, t, inCluster)))
+	return crossOrigin(req, t, sandboxed(t, a.machine(ctx, req, snap, t, inCluster, second)))
 }
 
-// machine judges a call to a model or an application.
-func (a *Authorizer) machine(ctx context.Context, req Request, snap *Snapshot, t territory.Territory, inCluster bool) Verdict {
+// machine judges a call to a model or an application. second is whether it is the
+// gateway's own second hop.
+func (a *Authorizer) machine(ctx context.Context, req Request, snap *Snapshot, t territory.Territory, inCluster, second bool) Verdict {
 	bound := snap.Rules.Bound(t.Resource)
 	if !bound && t.Kind == territory.Application {
 		// Nobody was given a rule: it stays where it was, behind login.
 		return a.people(ctx, req, t)
 	}
 	if !bound {
-		if v, ok := a.bearer(ctx, req, t, snap, inCluster); ok {
+		if v, ok := a.bearer(ctx, req, t, snap, inCluster, second); ok {
 			return v
 		}
 	}
-	id, err := a.identify(ctx, req, snap, t, inCluster)
+	id, err := a.identify(ctx, req, snap, t, inCluster, second)
 	if err != nil {
 		v := a.refuseCredential(req, t, inCluster, err)
 		v.How, v.Credential = id.how, id.id
@@ -108,8 +110,7 @@ func (a *Authorizer) unrecognised(req Request, t territory.Territory, id identit
 // second hop only a passport tells anything: the address is the gateway's, and a
 // session there has come along a route that may have dropped Origin and
 // Sec-Fetch-Site, by which another site's page is told from the person.
-func (a *Authorizer) identify(ctx context.Context, req Request, snap *Snapshot, t territory.Territory, inCluster bool) (identity, error) {
-	second := inCluster && snap.Pods.Gateway(req.Source)
+func (a *Authorizer) identify(ctx context.Context, req Request, snap *Snapshot, t territory.Territory, inCluster, second bool) (identity, error) {
 	fresh := a.podsFresh()
 	sibling := inCluster && !second && fresh && snap.Pods.Sibling(req.Source, t.Resource)
 	if second || sibling {
@@ -181,9 +182,9 @@ func (a *Authorizer) known(ctx context.Context, shown credential.Credential, sna
 // bearer asks the login about a token for a model that nobody was given a rule
 // for: where the login takes tokens (oauth2-proxy since Kubeflow 1.9), such a call
 // goes on as it did. ok is false when the login does not know the token.
-func (a *Authorizer) bearer(ctx context.Context, req Request, t territory.Territory, snap *Snapshot, inCluster bool) (Verdict, bool) {
+func (a *Authorizer) bearer(ctx context.Context, req Request, t territory.Territory, snap *Snapshot, inCluster, second bool) (Verdict, bool) {
 	shown, ok, err := credential.Shown(req.Headers)
-	if a.bearers == nil || !ok || err != nil || shown.Key || inCluster && snap.Pods.Gateway(req.Source) {
+	if a.bearers == nil || !ok || err != nil || shown.Key || second {
 		return Verdict{}, false
 	}
 	c, found, err := a.bearers.Caller(ctx, credential.Headers{"authorization": req.Headers["authorization"]})
@@ -225,7 +226,12 @@ func (a *Authorizer) admit(req Request, t territory.Territory, v Verdict, id ide
 			v.Set = append(v.Set, Header{"cookie", rest})
 		}
 	}
-	v.Remove = a.strip.machine.names(v.Remove, req.Headers, v.Set)
+	remove := a.strip.machine.names(req.Headers, v.Set)
+	if len(v.Remove) > 0 { // the list may be a shared one
+		remove = slices.Concat(v.Remove, remove)
+		slices.Sort(remove)
+	}
+	v.Remove = remove
 	return a.allow(v)
 }
 

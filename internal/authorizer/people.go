@@ -26,7 +26,7 @@ func (a *Authorizer) people(ctx context.Context, req Request, t territory.Territ
 	}
 	if a.login.skips(req) {
 		v := Verdict{Reason: LoginSkipped, How: ByLogin}
-		v.Remove = a.strip.identity.names(nil, req.Headers, nil)
+		v.Remove = a.strip.identity.names(req.Headers, nil)
 		return a.allow(v)
 	}
 	said, err := a.login.request(ctx, req)
@@ -52,7 +52,7 @@ func (a *Authorizer) people(ctx context.Context, req Request, t territory.Territ
 	if user := said.header.Get(a.login.rules.UserHeader); user != "" {
 		v.Caller = access.Caller{User: user, Proven: true, Kind: access.Person}
 	}
-	v.Remove = a.strip.identity.names(nil, req.Headers, v.Set)
+	v.Remove = a.strip.identity.names(req.Headers, v.Set)
 	return a.allow(v)
 }
 

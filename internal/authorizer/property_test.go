@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"postern.dev/postern/internal/access"
+	"postern.dev/postern/internal/credential"
 	"postern.dev/postern/internal/territory"
 )
 
@@ -80,6 +82,41 @@ func TestNothingAllowsByItself(t *testing.T) {
 		req := randomRequest(r, []string{openIn, openOut, ownedOut, unboundOut, hop2, dashboard, "web.example.com", "free.example.com", "twin.example.com", "*", "x"})
 		if v := f.decide(t, req); v.Allow {
 			t.Fatalf("%+v: allowed, %s", req, v.Reason)
+		}
+	}
+}
+
+// TestNames compares names with what it means.
+func TestNames(t *testing.T) {
+	cfg := Config{Identity: Identity{Headers: []string{"X-Who", "x_odd*", "-dash"}, UserHeader: "Kubeflow-Userid", GroupsHeader: "kubeflow-groups"}}.withDefaults()
+	s := newStripper(cfg)
+	r := rand.New(rand.NewPCG(7, 8))
+	all := []string{"kubeflow-userid", "kubeflow_userid", "kubeflow-groups", "x-who", "x_who", "x-odd-1", "x_odd_2", "-dash", "_dash", "authorization", "x-api-key", "x_api_key", "cookie", "accept",
+		"x-postern-passport", "x-postern-caller", "x_postern_caller", "x-auth-request-email", "x_auth-request_email", "x-forwarded-for", "x-forwarded-user", "zzz", "x-user-email"}
+	for range 5000 {
+		h, set := credential.Headers{}, []Header{}
+		for range r.IntN(8) {
+			h[all[r.IntN(len(all))]] = []string{"v"}
+		}
+		for _, n := range []string{callerHeader, passportHeader, "Kubeflow-Userid", "kubeflow-userid", "kubeflow-groups", "cookie", "x-who"} {
+			if r.IntN(3) > 0 {
+				set = append(set, Header{n, "v"})
+			}
+		}
+		for _, p := range []*patterns{s.identity, s.machine} {
+			want := map[string]bool{}
+			for _, n := range append(slices.Collect(maps.Keys(h)), p.always...) {
+				matches := slices.Contains(p.always, n)
+				for _, pattern := range append(slices.Clone(p.always), p.prefixes...) {
+					matches = matches || dashed(n) == pattern || slices.Contains(p.prefixes, pattern) && strings.HasPrefix(dashed(n), pattern)
+				}
+				if matches && !slices.ContainsFunc(set, func(h Header) bool { return strings.ToLower(h.Name) == n }) {
+					want[n] = true
+				}
+			}
+			if got := p.names(h, set); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
+				t.Fatalf("%v, set %v: got %v, want %v", h, set, got, slices.Sorted(maps.Keys(want)))
+			}
 		}
 	}
 }
