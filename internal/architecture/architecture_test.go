@@ -24,7 +24,7 @@ const module = "postern.dev/postern"
 var order = []string{
 	"internal/manifest", "internal/translate", "internal/kserve", "internal/envoy", "internal/topology", "internal/sklearn",
 	"internal/apikey", "internal/keyset", "internal/access", "internal/passport", "internal/credential", "internal/territory", "internal/authorizer",
-	"internal/snapshot", "internal/cluster", "internal/daemon", "cmd/posternd", "examples/story", "deploy", "internal/world", "internal/explain",
+	"internal/snapshot", "internal/trace", "internal/cluster", "internal/daemon", "cmd/posternd", "examples/story", "deploy", "internal/world", "internal/explain",
 	"internal/lab/network", "internal/lab/control", "internal/lab/podproxy", "internal/lab/gateway", "internal/lab/realenvoy",
 	"internal/lab/idp", "internal/lab/authservice", "internal/lab/serving", "internal/lab/dashboard", "internal/lab", "internal/lab/demo",
 	"internal/cli", "cmd/postern",
@@ -44,6 +44,7 @@ var only = map[string]string{
 	"k8s.io/client-go":          "internal/cluster",
 	"github.com/coreos/go-oidc": "internal/lab/authservice",
 	"github.com/prometheus":     "internal/daemon",
+	"go.opentelemetry.io":       "internal/trace",
 }
 
 type pkg struct {

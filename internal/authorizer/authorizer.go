@@ -44,6 +44,8 @@ type Options struct {
 	// nil, they always are. Longer than PodsBelieved ago, no pod is recognised by its
 	// address: another may hold it by now.
 	PodsKnown func() time.Time
+	// Trace, if set, is told of every decision, when it began and when it ended.
+	Trace func(ctx context.Context, req Request, v Verdict, begin, end time.Time)
 	// Observe, if set, is told of every verdict and how long it took.
 	Observe func(Verdict, time.Duration)
 }
@@ -81,6 +83,7 @@ type Authorizer struct {
 	observe  func(Verdict, time.Duration)
 	podsAt   func() time.Time // Options.PodsKnown
 	buffers  sync.Pool        // of lines
+	trace    func(ctx context.Context, req Request, v Verdict, begin, end time.Time)
 	snapshot atomic.Pointer[Snapshot]
 }
 
@@ -95,7 +98,7 @@ func New(cfg Config, opts Options) (*Authorizer, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	a := &Authorizer{cfg: cfg, doors: map[uint16]bool{}, keys: opts.Keys, now: opts.Now, log: opts.Log, lines: opts.Lines, observe: opts.Observe, podsAt: opts.PodsKnown}
+	a := &Authorizer{cfg: cfg, doors: map[uint16]bool{}, keys: opts.Keys, now: opts.Now, log: opts.Log, lines: opts.Lines, observe: opts.Observe, trace: opts.Trace, podsAt: opts.PodsKnown}
 	for _, d := range cfg.Doors {
 		a.doors[d.Port] = d.InCluster
 	}

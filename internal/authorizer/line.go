@@ -21,9 +21,15 @@ type Lines struct {
 	From slog.Level
 }
 
+// Failed tells whether a decision failed for want of a login or of keys, or by a
+// fault of Postern's.
+func Failed(v Verdict) bool {
+	return v.Reason == Internal || v.Reason == LoginUnavailable || v.Reason == credential.KeysUnavailable
+}
+
 // levelOf is how serious a decision is.
 func levelOf(v Verdict) slog.Level {
-	if v.Reason == Internal || v.Reason == LoginUnavailable || v.Reason == credential.KeysUnavailable {
+	if Failed(v) {
 		return slog.LevelError
 	}
 	return slog.LevelInfo

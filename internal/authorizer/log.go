@@ -6,12 +6,15 @@ import (
 	"time"
 )
 
-// record tells of a decision: Observe, Lines, and the log. No header's value, no
+// record tells of a decision: Observe, Trace, Lines, and the log. No header's value, no
 // query and no body goes into a line: they may hold secrets. The caller's name is
 // no secret.
 func (a *Authorizer) record(ctx context.Context, req Request, v Verdict, at time.Time, took time.Duration) {
 	if a.observe != nil {
 		a.observe(v, took)
+	}
+	if a.trace != nil {
+		a.trace(ctx, req, v, at.Add(-took), at)
 	}
 	a.writeLine(at, req, v, took)
 	level := levelOf(v)

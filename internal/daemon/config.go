@@ -15,6 +15,7 @@ import (
 
 	"postern.dev/postern/internal/authorizer"
 	"postern.dev/postern/internal/cluster"
+	"postern.dev/postern/internal/trace"
 )
 
 // Config is posternd's file: the authorizer's own configuration (doors, routing,
@@ -36,6 +37,8 @@ type Config struct {
 	Manifests Manifests `yaml:"manifests"`
 	// Cluster, also when it is {}, says that they are watched at an API server.
 	Cluster *cluster.Settings `yaml:"cluster"`
+	// Tracing sends OpenTelemetry spans to a collector.
+	Tracing trace.Config `yaml:"tracing"`
 	// LogLevel is one of debug, info, warn and error. Decisions are info, those that
 	// failed for want of a login or by a fault of Postern's are error. Default info.
 	LogLevel string `yaml:"logLevel"`
@@ -146,6 +149,10 @@ func (c Config) check(file string, root *yaml.Node) error {
 	c.TLS.check(add)
 	if _, err := c.level(); err != nil {
 		add("logLevel", "got %q, want debug, info, warn or error", c.LogLevel)
+	}
+	c.Tracing.Check(func(field, format string, args ...any) { add("tracing."+field, format, args...) })
+	if c.Tracing.CAFile != "" {
+		readable(add, "tracing.caFile", c.Tracing.CAFile)
 	}
 	if len(c.Passport.KeyFiles) > 2 {
 		add("passport.keyFiles", "got %d, want the one that signs and at most one more", len(c.Passport.KeyFiles))

@@ -35,7 +35,11 @@ import (
 	"postern.dev/postern/internal/manifest"
 	"postern.dev/postern/internal/passport"
 	"postern.dev/postern/internal/snapshot"
+	"postern.dev/postern/internal/trace"
 )
+
+// lastSpans bounds how long the last spans may take to be sent.
+const lastSpans = 2 * time.Second
 
 // Options are what a Daemon needs from outside. The zero value works.
 type Options struct {
@@ -63,7 +67,8 @@ type Daemon struct {
 	keys       *passport.Keys
 	metrics    *metrics
 	lines      *lines
-	tls        *identity // nil without
+	tracer     *trace.Tracer // nil without
+	tls        *identity     // nil without
 	follow     []*follower
 	cluster    *cluster.Cluster // nil with manifests
 	grpc       *grpc.Server
@@ -108,6 +113,12 @@ func New(c Config, o Options) (*Daemon, error) {
 	if o.Decisions != nil {
 		d.lines = newLines(o.Decisions)
 		options.Lines = authorizer.Lines{To: d.lines, From: level}
+	}
+	if c.Tracing.Endpoint != "" {
+		if d.tracer, err = trace.New(context.Background(), c.Tracing, d.say); err != nil {
+			return nil, err
+		}
+		options.Trace = d.tracer.Decision
 	}
 	if err := d.connect(&options); err != nil {
 		return nil, err
@@ -295,6 +306,13 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.stop()
 	wg.Wait()
 	d.authorizer.Close()
+	if d.tracer != nil {
+		last, cancel := context.WithTimeout(context.Background(), lastSpans)
+		defer cancel()
+		if d.tracer.Close(last) != nil {
+			d.say("tracing: the last spans are lost")
+		}
+	}
 	if d.lines != nil {
 		err = errors.Join(err, d.lines.Close())
 	}

@@ -22,7 +22,7 @@ func TestDrain(t *testing.T) {
 	}))
 	defer login.Close()
 	r := start(t, storyDirs(t), func(c *Config) {
-		c.Listen.Linger = 300 * time.Millisecond
+		c.Listen.Linger = 4 * time.Second // long enough for a check on a busy machine
 		c.Authorizer.Login.Delegate.URL = login.URL
 		c.Authorizer.Login.Delegate.Timeout = 10 * time.Second
 	})

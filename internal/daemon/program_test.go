@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"debug/elf"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,6 +39,11 @@ func TestProgram(t *testing.T) {
 	file := buildProgram(t)
 	if info, err := os.Stat(file); err != nil || info.Size() > maxProgram {
 		t.Errorf("got %d bytes %v, want at most %d", info.Size(), err, maxProgram)
+	}
+	if runtime.GOOS == "linux" {
+		if f, err := elf.Open(file); err != nil || f.Section(".interp") != nil {
+			t.Errorf("want a static program: it needs nothing of where it runs (%v)", err)
+		}
 	}
 	dirs := storyDirs(t)
 	config := filepath.Join(t.TempDir(), "config.yaml")
