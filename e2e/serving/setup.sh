@@ -2,7 +2,8 @@
 # Sets up the Python environments the serving tests compare with, in <repository>/.tools:
 #   sklearn   the real scikit-learn
 #   mlserver  MLServer and its scikit-learn runtime
-#   kserve    KServe's Python server; its sklearnserver comes from the Go module (it is not on PyPI)
+#   openai    OpenAI's Python client, which calls models through the gateway (e2e/kubeflow)
+#   kserve    KServe's Python server and client; its sklearnserver comes from the Go module (it is not on PyPI)
 # Runs again at no cost: an environment whose requirements file has not changed is left alone.
 # PYTHON names the interpreter (default python3.11, else python3).
 set -eu
@@ -47,5 +48,6 @@ kserve_source() {
 
 environment sklearn
 environment mlserver
+environment openai
 environment kserve
 kserve_source
