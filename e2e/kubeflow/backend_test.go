@@ -171,10 +171,14 @@ func (b *backends) upload(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, total)
 }
 
-// stream sends an event every 50 ms until the client goes, or 40.
+// events are what a whole stream has: it lasts longer than the 2 s that the gateway
+// waits for posternd.
+const events = 60
+
+// stream sends an event every 50 ms until the client goes.
 func (b *backends) stream(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
-	for i := range 40 {
+	for i := range events {
 		if _, err := fmt.Fprintf(w, "data: %d\n\n", i); err != nil {
 			break
 		}

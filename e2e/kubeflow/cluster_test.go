@@ -32,7 +32,7 @@ import (
 )
 
 // pods is not the range of any other test: Envoys share a port that both listen on.
-var pods = netip.MustParsePrefix("127.69.0.0/16")
+var pods = netip.MustParsePrefix("127.70.0.0/16")
 
 // options say what is different in a cluster.
 type options struct {

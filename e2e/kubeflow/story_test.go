@@ -102,3 +102,72 @@ func (c *cluster) browserIsSentToLogin() {
 		c.t.Errorf("the page's button: got %s to %s, want 302 to Dex", start, start.header.Get("Location"))
 	}
 }
+
+// TestSessions: a person who is logged in calls models as she may: by Kubeflow's own
+// roles where the model has a rule, as before where it has none; and the model is told
+// of her by the header that Kubeflow's backends read.
+func TestSessions(t *testing.T) {
+	each(t, func(t *testing.T, release string) {
+		c := start(t, release, options{})
+		cookie := "cookie: " + c.session() + "; mine=1"
+		for _, tt := range []struct {
+			name   string
+			call   call
+			status int
+			part   string
+		}{
+			{"the owner", call{host: llmOut, path: "/v1", header: headers(cookie)}, 200, "llm-predictor"},
+			{"a model without a rule", call{host: "unbound.backend.example.com", path: "/v1", header: headers(cookie)}, 200, "unbound-predictor"},
+			{"another tenant's model", call{host: "fraud.team-b.example.com", path: "/v1", header: headers(cookie)}, 403, "not_allowed"},
+			{"an application that she may not call", call{host: "orders.example.com", path: "/", header: headers(cookie)}, 403, "not_allowed"},
+			{"from her own page of the model", call{host: llmOut, path: "/v1", header: headers(cookie, "sec-fetch-site: same-origin", "origin: http://"+llmOut)}, 200, "llm-predictor"},
+			{"from an allowed page", call{host: llmOut, path: "/v1", header: headers(cookie, "sec-fetch-site: cross-site", "origin: https://app.example.com")}, 200, "llm-predictor"},
+			{"from another site's page", call{host: llmOut, path: "/v1", header: headers(cookie, "sec-fetch-site: cross-site", "origin: https://evil.example.net")}, 403, "cross_site"},
+			{"no session, a model without a rule", call{host: "unbound.backend.example.com", path: "/v1"}, 401, "login_required"},
+			{"no session, with a browser", call{host: "unbound.backend.example.com", path: "/v1", header: headers("accept: text/html")}, 401, "login_required"},
+			{"an old session", call{host: llmOut, path: "/v1", header: headers("cookie: authservice_session=old; oauth2_proxy_kubeflow=old")}, 401, "credential_required"},
+		} {
+			got := c.call(tt.call)
+			if got.status != tt.status || !strings.Contains(got.body, tt.part) {
+				t.Errorf("%s: got %s, want %d %s", tt.name, got, tt.status, tt.part)
+			}
+			if got.status != http.StatusOK {
+				continue
+			}
+			var told struct{ Header http.Header }
+			if err := json.Unmarshal([]byte(got.body), &told); err != nil {
+				t.Fatal(err)
+			}
+			if h := told.Header; h.Get("Kubeflow-Userid") != "user@example.com" || h.Get("X-Postern-Caller") != "user@example.com" || h.Get("Cookie") != "mine=1" || h.Get("Authorization") != "" || h.Get("X-Auth-Request-Email") != "" {
+				t.Errorf("%s: the model got %v", tt.name, h)
+			}
+		}
+	})
+}
+
+// TestKilled: without posternd nothing is let in, models, applications and pages alike;
+// with it back all is as before.
+func TestKilled(t *testing.T) {
+	oldAndNew(t, func(t *testing.T, release string) {
+		c := start(t, release, options{})
+		calls := []call{{from: "default/myapp-pod", url: llm + "/v1"}, {host: llmOut, path: "/v1"}, {host: dashboard, path: "/"}, {host: dashboard, path: "/dex/auth"}, {host: "orders.example.com", path: "/"}}
+		var before []int
+		for _, k := range calls {
+			before = append(before, c.call(k).status)
+		}
+		for _, p := range c.daemons {
+			p.kill(t)
+		}
+		for _, k := range calls {
+			if got := c.call(k); got.status != http.StatusServiceUnavailable {
+				t.Errorf("killed: %s%s%s: got %s, want 503", k.url, k.host, k.path, got)
+			}
+		}
+		c.startDaemons(options{})
+		for i, k := range calls {
+			if got := c.call(k); got.status != before[i] {
+				t.Errorf("back: %s%s%s: got %s, want %d", k.url, k.host, k.path, got, before[i])
+			}
+		}
+	})
+}

@@ -294,18 +294,47 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: "skew:robot"}
 			t.Errorf("%s: got %s, want %d %s", tt.name, got, tt.status, tt.part)
 		}
 	}
-	for name, more := range map[string]map[string]any{
-		"groups claim system:masters": {"groups": []string{"system:masters"}},
-		"user system:masters":         {"sub": "system:masters"},
-		"user postern:pod":            {"sub": "postern:pod:default:default"},
+}
+
+// TestReservedNames: no issuer may make Kubernetes' or Postern's own users and groups.
+// The model is one that its owner opened to all of these names.
+func TestReservedNames(t *testing.T) {
+	signer := newSigner(t)
+	c := start(t, "26.03", options{config: func(s string) string {
+		return s + fmt.Sprintf("tokens: {issuers: [{issuer: %q, audiences: [machines], jwks: %q, username: {claim: sub, skipPrefix: true}, groups: {claim: groups, skipPrefix: true}}]}\n", "https://issuer.example.com", signer.jwks)
+	}, more: `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: reserved, namespace: team-b}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: postern-model-caller}
+subjects:
+- {apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:masters"}
+- {apiGroup: rbac.authorization.k8s.io, kind: Group, name: "postern:pods"}
+- {apiGroup: rbac.authorization.k8s.io, kind: Group, name: ops}
+- {apiGroup: rbac.authorization.k8s.io, kind: User, name: "system:masters"}
+- {apiGroup: rbac.authorization.k8s.io, kind: User, name: "postern:pod:default:default"}
+- {apiGroup: rbac.authorization.k8s.io, kind: User, name: "system:serviceaccount:team-b:default"}
+`})
+	for _, tt := range []struct {
+		name   string
+		more   map[string]any
+		status int
+	}{
+		{"an ordinary group", map[string]any{"groups": []string{"ops"}}, 200},
+		{"no group", nil, 403},
+		{"groups claim system:masters", map[string]any{"groups": []string{"ops", "system:masters"}}, 401},
+		{"groups claim postern:pods", map[string]any{"groups": []string{"postern:pods"}}, 401},
+		{"user system:masters", map[string]any{"sub": "system:masters"}, 401},
+		{"user postern:pod", map[string]any{"sub": "postern:pod:default:default"}, 401},
+		{"a ServiceAccount's name", map[string]any{"sub": "system:serviceaccount:team-b:default"}, 401},
 	} {
-		words := map[string]any{"iss": "https://issuer.example.com", "aud": "machines", "sub": "robot", "exp": now.Add(time.Hour).Unix()}
-		for k, v := range more {
+		words := map[string]any{"iss": "https://issuer.example.com", "aud": "machines", "sub": "robot", "exp": time.Now().Add(time.Hour).Unix()}
+		for k, v := range tt.more {
 			words[k] = v
 		}
 		got := c.call(call{host: "fraud.team-b.example.com", path: "/v1/x", header: headers("authorization: Bearer " + signer.sign(t, words))})
-		if got.status != 403 && got.status != 401 {
-			t.Errorf("%s: got %s", name, got)
+		if got.status != tt.status {
+			t.Errorf("%s: got %s, want %d", tt.name, got, tt.status)
 		}
 	}
 }

@@ -182,7 +182,7 @@ func TestStream(t *testing.T) {
 	oldAndNew(t, func(t *testing.T, release string) {
 		c := start(t, release, options{})
 		k := call{host: llmOut, path: "/stream?whole", header: headers("x-api-key: " + c.keys["kserve-test/robot"])}
-		c.readStream(k, 40)
+		c.readStream(k, events)
 		before := len(c.decisions())
 		gone := k
 		gone.path = "/stream?gone"
