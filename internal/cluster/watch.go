@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	pageSize = 500 // objects of one answer to a list: what is not needed of them goes before the next is asked for
+	pageSize = 200 // objects of one answer to a list: what is not needed of them goes before the next is asked for
 
 	// A watch that says nothing and one that is dead look alike, and bookmarks are no
 	// measure: an API server sends none while nothing has happened to any object of the

@@ -52,6 +52,8 @@ type Options struct {
 	// Aside reads files and makes snapshots while checks are answered. If nil, it is
 	// just done. It is not called twice at once.
 	Aside func(work func() error) error
+	// Swapped, if set, is called after each new snapshot, never twice at once.
+	Swapped func()
 	// Poll is how often files are looked at. Default 1s.
 	Poll time.Duration
 }
@@ -63,6 +65,7 @@ type Daemon struct {
 	aside      func(func() error) error
 	apart      sync.Mutex
 	poll       time.Duration
+	swapped    func()
 	authorizer *authorizer.Authorizer
 	keys       *passport.Keys
 	metrics    *metrics
@@ -95,6 +98,9 @@ func New(c Config, o Options) (*Daemon, error) {
 		d.apart.Lock() // files and the cluster take turns
 		defer d.apart.Unlock()
 		return o.Aside(work)
+	}
+	if d.swapped = o.Swapped; d.swapped == nil {
+		d.swapped = func() {}
 	}
 	if d.poll == 0 {
 		d.poll = poll
@@ -206,6 +212,7 @@ func (d *Daemon) swap(snap *authorizer.Snapshot, kinds map[string]int) (first bo
 	if first = !d.synced.Swap(true); first {
 		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	}
+	d.swapped()
 	return first
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	runtimemetrics "runtime/metrics"
 	"strings"
 	"syscall"
 
@@ -29,7 +30,8 @@ Usage: posternd --config FILE [--in-cluster | --kubeconfig FILE | --manifests DI
 
 One JSON line per decision goes to standard output, the talk to standard error.
 Checks are answered on one thread, files are read beside it, and memory is traded
-for time (GOGC=400); GOMAXPROCS and GOGC in the environment win.
+for time (GOGC=400, less with a large cluster); GOMAXPROCS and GOGC in the
+environment win.
 Ends on SIGTERM or SIGINT, with status 0; with 1 when it could not go on, with 2
 when the arguments, the configuration or an address are no good.
 `
@@ -44,9 +46,40 @@ func aside(read func() error) error {
 	return read()
 }
 
-// gcPercent trades memory for time: the heap is small, garbage comes by the
-// request. GOGC in the environment wins.
-const gcPercent = 400
+// Memory is traded for time: garbage comes by the request. As much is let lie as
+// garbage says, but no more than gcMost percent of what is in use, and no less than
+// gcLeast. GOGC in the environment wins.
+const (
+	garbage = 64 << 20
+	gcMost  = 400
+	gcLeast = 50
+)
+
+// collect sets the garbage collector up, and gives what to call after each new
+// snapshot: a large cluster's is large, and reading the first one leaves much behind.
+func collect() func() {
+	last := gcMost
+	debug.SetGCPercent(last)
+	sample := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	first := true
+	return func() {
+		if first {
+			first = false
+			debug.FreeOSMemory()
+		}
+		runtimemetrics.Read(sample)
+		if p := gcFor(sample[0].Value.Uint64()); p != last {
+			last = p
+			debug.SetGCPercent(p)
+		}
+	}
+}
+
+// gcFor is the percentage for so many bytes in use, in steps.
+func gcFor(live uint64) int {
+	p := int(garbage * 100 / max(live, 1))
+	return max(gcLeast, min(gcMost, p/50*50))
+}
 
 // dirs is a flag that may be given several times.
 type dirs []string
@@ -58,11 +91,11 @@ func (d *dirs) Set(s string) error { *d = append(*d, s); return nil }
 func Main(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	say := talk(stderr)
 	options := Options{Decisions: stdout, Say: say}
+	if os.Getenv("GOGC") == "" {
+		options.Swapped = collect()
+	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 		options.Aside = aside

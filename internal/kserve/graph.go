@@ -15,7 +15,7 @@ const routerContainer = "user-container"
 
 // deriveGraphs makes the objects of the InferenceGraphs. c is nil when no
 // InferenceService needed the settings yet.
-func deriveGraphs(s *manifest.Set, c *config) ([]*manifest.Object, error) {
+func deriveGraphs(s *manifest.Set, c *config, routes bool) ([]*manifest.Object, error) {
 	var out []*manifest.Object
 	var errs []error
 	for o, graph := range manifest.Of[*manifest.InferenceGraph](s) {
@@ -28,13 +28,14 @@ func deriveGraphs(s *manifest.Set, c *config) ([]*manifest.Object, error) {
 		if strings.EqualFold(graph.Annotations[stopAnnotation], "true") {
 			continue
 		}
-		objects, err := deriveGraph(o, graph, c)
+		objects, err := deriveGraph(&maker{source: o, routes: routes}, graph, c)
 		out, errs = append(out, objects...), append(errs, err)
 	}
 	return out, errors.Join(errs...)
 }
 
-func deriveGraph(o *manifest.Object, graph *manifest.InferenceGraph, c *config) ([]*manifest.Object, error) {
+func deriveGraph(m *maker, graph *manifest.InferenceGraph, c *config) ([]*manifest.Object, error) {
+	o := m.source
 	if o.Unread != nil {
 		return nil, o.Unread
 	}
@@ -45,7 +46,6 @@ func deriveGraph(o *manifest.Object, graph *manifest.InferenceGraph, c *config) 
 	if err := errors.Join(serverless(o, graph.Status, c), short(o, comp)); err != nil {
 		return nil, err
 	}
-	m := &maker{source: o}
 	m.component(comp, c, c.domain(graph.Labels))
 	return m.objects, errors.Join(m.errs...)
 }

@@ -57,7 +57,13 @@ const (
 //
 // Two InferenceServices that would both have an object of one name are an error,
 // and both objects are returned.
-func Derive(s *manifest.Set) ([]*manifest.Object, error) {
+func Derive(s *manifest.Set) ([]*manifest.Object, error) { return deriveAll(s, false) }
+
+// Routes is Derive without pods and without JSON: what tells whether the
+// VirtualServices in a cluster are the controllers'.
+func Routes(s *manifest.Set) ([]*manifest.Object, error) { return deriveAll(s, true) }
+
+func deriveAll(s *manifest.Set, routes bool) ([]*manifest.Object, error) {
 	var out []*manifest.Object
 	var errs []error
 	var c *config
@@ -75,10 +81,10 @@ func Derive(s *manifest.Set) ([]*manifest.Object, error) {
 			errs = append(errs, err)
 			continue
 		}
-		objects, err := derive(o, isvc, c)
+		objects, err := derive(&maker{source: o, routes: routes}, isvc, c)
 		out, errs = append(out, objects...), append(errs, err)
 	}
-	graphs, err := deriveGraphs(s, c)
+	graphs, err := deriveGraphs(s, c, routes)
 	out, errs = append(out, graphs...), append(errs, err)
 	return out, errors.Join(append(errs, twice(out)...)...)
 }
@@ -203,15 +209,14 @@ func short(o *manifest.Object, comp component) error {
 }
 
 // derive makes one InferenceService's objects.
-func derive(o *manifest.Object, isvc *manifest.InferenceService, c *config) ([]*manifest.Object, error) {
-	m := &maker{source: o}
+func derive(m *maker, isvc *manifest.InferenceService, c *config) ([]*manifest.Object, error) {
 	domain := c.domain(isvc.Labels)
 	m.service(isvc.Name, nil, corev1.ServiceSpec{
 		Type: corev1.ServiceTypeExternalName, ExternalName: c.localGatewayService, SessionAffinity: corev1.ServiceAffinityNone,
 	})
 	routes := modelRoutes(isvc, c, domain)
 	if err := pathRoutes(routes, isvc, c); err != nil {
-		return nil, o.Errorf("metadata.name", "%v", err)
+		return nil, m.source.Errorf("metadata.name", "%v", err)
 	}
 	m.virtualService(isvc.Name, nil, routes)
 	for _, comp := range components(isvc) {

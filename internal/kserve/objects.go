@@ -19,6 +19,7 @@ import (
 // maker collects the objects derived from one object.
 type maker struct {
 	source  *manifest.Object
+	routes  bool // no pods, and no JSON
 	objects []*manifest.Object
 	errs    []error
 }
@@ -40,6 +41,10 @@ func (m *maker) meta(name string, labels map[string]string) metav1.ObjectMeta {
 
 func (m *maker) service(name string, labels map[string]string, spec corev1.ServiceSpec) {
 	v := &corev1.Service{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}, ObjectMeta: m.meta(name, labels), Spec: spec}
+	if m.routes {
+		m.add("v1", "Service", v.ObjectMeta, v, nil, nil)
+		return
+	}
 	text, err := kubeJSON(v)
 	m.add("v1", "Service", v.ObjectMeta, v, text, err)
 }
@@ -54,6 +59,10 @@ func (m *maker) pod(name string, labels, annotations map[string]string, spec cor
 func (m *maker) virtualService(name string, labels map[string]string, spec *networking.VirtualService) {
 	const apiVersion = "networking.istio.io/v1beta1"
 	meta := m.meta(name, labels)
+	if m.routes {
+		m.add(apiVersion, "VirtualService", meta, spec, nil, nil)
+		return
+	}
 	raw, err := protojson.Marshal(spec)
 	if err != nil {
 		m.add("", "VirtualService", meta, nil, nil, err)
@@ -124,6 +133,9 @@ func (m *maker) component(comp component, c *config, domain string) {
 // pods are the revision's: as many as minReplicas asks for, and at least one, as
 // if a request had woken it.
 func (m *maker) pods(comp component) {
+	if m.routes {
+		return
+	}
 	name, rev := comp.name, comp.revision()
 	n := int32(1)
 	if min := comp.spec.MinReplicas; min != nil && *min > n {

@@ -10,7 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"sort"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -158,11 +158,18 @@ func (s *Set) Get(group, kind, namespace, name string) (*Object, bool) {
 // Sorted yields every object, ordered by kind, namespace and name: the order
 // in which nothing depends on file names.
 func (s *Set) Sorted() iter.Seq[*Object] {
-	sorted := append([]*Object{}, s.objects...)
-	sort.SliceStable(sorted, func(i, j int) bool { return sorted[i].Key() < sorted[j].Key() })
+	type keyed struct {
+		key    string
+		object *Object
+	}
+	sorted := make([]keyed, len(s.objects))
+	for i, o := range s.objects {
+		sorted[i] = keyed{o.Key(), o}
+	}
+	slices.SortFunc(sorted, func(a, b keyed) int { return strings.Compare(a.key, b.key) }) // each key once
 	return func(yield func(*Object) bool) {
-		for _, o := range sorted {
-			if !yield(o) {
+		for _, k := range sorted {
+			if !yield(k.object) {
 				return
 			}
 		}

@@ -24,7 +24,7 @@ func Of(set *manifest.Set, pods []credential.Pod, cfg authorizer.Config) (*autho
 	if err != nil {
 		return nil, err
 	}
-	m, err := territory.Compile(set, cfg.Territory(kserve.Derive))
+	m, err := territory.Compile(set, cfg.Territory(kserve.Routes))
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func Update(before *authorizer.Snapshot, p Part, set *manifest.Set, cfg authoriz
 	case Pods:
 		s.Pods = credential.NewPods(live(set), cfg.PodRules())
 	case Map:
-		if s.Map, err = territory.Compile(set, cfg.Territory(kserve.Derive)); err == nil {
+		if s.Map, err = territory.Compile(set, cfg.Territory(kserve.Routes)); err == nil {
 			problems = s.Map.Underived()
 		}
 	}
