@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/apikey"
+	"postern.dev/postern/internal/cli"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
@@ -63,6 +64,7 @@ func TestLive(t *testing.T) {
 	t.Run("revocation", func(t *testing.T) { revocation(t, p, both, pod) })
 	t.Run("pods come and go", func(t *testing.T) { podsMove(t, p, both) })
 	t.Run("a model is updated", func(t *testing.T) { updated(t, p, both, pod) })
+	t.Run("postern key", func(t *testing.T) { postern(t, p, both) })
 	t.Run("bad objects", func(t *testing.T) { badObjects(t, p, both, pod) })
 	t.Run("least privilege", func(t *testing.T) { leastPrivilege(t, p) })
 	t.Run("a connection that is dead without a word", func(t *testing.T) { silent(t, p, program, pod) })
@@ -186,6 +188,32 @@ func updated(t *testing.T, p *place, both []*posternd, pod call) {
 	for _, d := range both {
 		d.until(t, second, "allow")
 		d.expect(t, pod, "allow")
+	}
+}
+
+// postern: a key made, listed and revoked by the command line.
+func postern(t *testing.T, p *place, both []*posternd) {
+	admin := p.kubeconfig(t, adminToken)
+	run := func(status int, args ...string) string {
+		t.Helper()
+		var out, talk strings.Builder
+		if got := cli.Main(append(args, "--kubeconfig", admin, "-n", "kserve-test"), strings.NewReader(""), &out, &talk); got != status {
+			t.Fatalf("%v: got %d %s%s", args, got, out.String(), talk.String())
+		}
+		return out.String()
+	}
+	key := call{from: "203.0.113.7", door: 8080, host: modelOut, key: strings.TrimSpace(run(0, "key", "create", "cli", "--owner", "ada", "--expires", "1h"))}
+	for _, d := range both {
+		d.until(t, key, "403 not_allowed")
+	}
+	run(2, "key", "create", "cli") // there is one
+	if list := run(0, "key", "list"); !strings.Contains(list, "cli") || !strings.Contains(list, "valid") || strings.Contains(list, key.key) {
+		t.Errorf("got %s", list)
+	}
+	run(0, "key", "revoke", "cli")
+	run(1, "key", "revoke", "cli")
+	for _, d := range both {
+		d.until(t, key, "401 key_unknown")
 	}
 }
 

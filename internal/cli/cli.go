@@ -72,7 +72,7 @@ Begin with "postern up" (the whole system in this process) or "postern demo"
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return withHint(err, "see "+c.CommandPath()+" --help")
 	})
-	root.AddCommand(upCommand(s), demoCommand(s), explainCommand(s), execCommand(s), versionCommand(s))
+	root.AddCommand(upCommand(s), demoCommand(s), explainCommand(s), execCommand(s), keyCommand(s), versionCommand(s))
 	return s.status(root.ExecuteContext(ctx))
 }
 

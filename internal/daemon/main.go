@@ -53,12 +53,13 @@ const (
 	garbage = 64 << 20
 	gcMost  = 400
 	gcLeast = 50
+	gcFirst = 100 // until the first snapshot is made
 )
 
 // collect sets the garbage collector up, and gives what to call after each new
 // snapshot: a large cluster's is large, and reading the first one leaves much behind.
 func collect() func() {
-	last := gcMost
+	last := gcFirst
 	debug.SetGCPercent(last)
 	sample := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	first := true
