@@ -32,7 +32,8 @@ type place struct {
 	pods []*topology.Pod
 	dirs []string // the story's manifests as files
 
-	login string // the login that posternd asks
+	login  string // the login that posternd asks
+	linger string // how long posternd goes on after SIGTERM
 }
 
 func newPlace(t testing.TB) *place {
@@ -45,7 +46,7 @@ func newPlace(t testing.TB) *place {
 // newEmptyPlace is one with nothing in it yet.
 func newEmptyPlace(t testing.TB) *place {
 	t.Helper()
-	p := &place{control: newControl(t)}
+	p := &place{control: newControl(t), linger: "1ms"}
 	login := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Location", "/dex/auth")
 		w.WriteHeader(http.StatusFound)

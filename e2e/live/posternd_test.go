@@ -69,7 +69,7 @@ var listening = regexp.MustCompile(`checks at (\S+) .*metrics at http://(\S+)`)
 // posternd runs the program with some more flags.
 func (c *place) posternd(t testing.TB, program string, args ...string) *posternd {
 	t.Helper()
-	config := write(t, filepath.Join(t.TempDir(), "config.yaml"), strings.ReplaceAll(storyConfig(t), "http://authservice.istio-system.svc.cluster.local:8080", c.login)+"\nlisten: {grpc: '127.0.0.1:0', http: '127.0.0.1:0', linger: 1ms}\nmanifests: {pods: "+podRange+"}\n")
+	config := write(t, filepath.Join(t.TempDir(), "config.yaml"), strings.ReplaceAll(storyConfig(t), "http://authservice.istio-system.svc.cluster.local:8080", c.login)+"\nlisten: {grpc: '127.0.0.1:0', http: '127.0.0.1:0', linger: "+c.linger+"}\nmanifests: {pods: "+podRange+"}\n")
 	p := &posternd{process: run(t, program, append([]string{"--config", config}, args...)...)}
 	var at []string
 	eventually(t, "posternd listens", func() bool {
