@@ -2,6 +2,7 @@ package credential
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -183,6 +184,43 @@ func BenchmarkKey(b *testing.B) {
 	for b.Loop() {
 		if _, _, err := keys.Caller(Credential{Key: true, text: text}, noon); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestUnreadKey: a key of which a field is not understood, such as a limit of a later
+// version, is not taken, and still holds its id.
+func TestUnreadKey(t *testing.T) {
+	text, spec, err := apikey.New(rand.Reader, "team", "limited")
+	if err != nil {
+		t.Fatal(err)
+	}
+	object := func(namespace, name string, unread error) *manifest.Object {
+		o := &manifest.Object{APIVersion: "apikeys.postern.dev/v1alpha1", Kind: "ApiKey", Value: &manifest.APIKey{Spec: spec}, Unread: unread}
+		o.Meta.Namespace, o.Meta.Name = namespace, name
+		return o
+	}
+	for _, tt := range []struct {
+		name    string
+		objects []*manifest.Object
+		want    string
+	}{
+		{"read", []*manifest.Object{object("team", "limited", nil)}, ""},
+		{"not read whole", []*manifest.Object{object("team", "limited", errors.New("spec.from: unknown field"))}, KeyUnknown},
+		{"another one's, with its id", []*manifest.Object{object("team", "limited", nil), object("other", "x", errors.New("x"))}, KeyAmbiguous},
+	} {
+		set, err := manifest.New(tt.objects...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys := NewAPIKeys(set)
+		_, _, err = keys.Caller(Credential{Key: true, text: text}, time.Now())
+		got := ""
+		if r := (*Refusal)(nil); errors.As(err, &r) {
+			got = r.Reason
+		}
+		if got != tt.want || tt.want != "" && keys.Problems() == nil {
+			t.Errorf("%s: got %q %v, want %q", tt.name, got, keys.Problems(), tt.want)
 		}
 	}
 }
