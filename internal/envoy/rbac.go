@@ -256,6 +256,12 @@ func (f *rbacFilter) record(s *stream, p *policy, t truth) {
 	s.trace.add(Step{Stage: f.name, Text: text, Object: object, Rule: rule})
 }
 
+// BadCustomAction ends the name of a policy by which Istio denies because a CUSTOM
+// policy cannot be carried out: its provider is known to nobody, or there are several
+// on one workload. Up to 1.17 it denies everything, from 1.22 on what the policy
+// matches (pilot/pkg/security/authz/builder).
+const BadCustomAction = "due-to-bad-CUSTOM-action"
+
 // istioPolicy splits a policy name Istio makes:
 // "istio-ext-authz-ns[istio-system]-policy[dex-auth]-rule[0]"
 // (pilot/pkg/security/authz/builder).
@@ -266,7 +272,8 @@ func istioPolicy(name string) (object, rule string) {
 	if !ok || !ok2 || !ok3 {
 		return "", ""
 	}
-	return "AuthorizationPolicy " + ns + "/" + pol, "rules[" + strings.TrimSuffix(rest, "]") + "]"
+	number, _, _ := strings.Cut(rest, "]") // what follows is BadCustomAction
+	return "AuthorizationPolicy " + ns + "/" + pol, "rules[" + number + "]"
 }
 
 // ip is the address an IP principal looks at.

@@ -177,7 +177,7 @@ func (v *visit) ended(o envoy.Outcome) {
 	}
 	switch reason, _, _ := strings.Cut(o.Reason, "["); reason {
 	case "rbac_access_denied_matched_policy":
-		v.denied()
+		v.denied(o)
 		return
 	case "filter_chain_not_found", "tls_error":
 		if by := v.strict(); by != nil && v.tls == nil {

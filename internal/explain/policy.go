@@ -100,3 +100,25 @@ func (v *visit) tokenRule(issuer string) *By {
 	}
 	return nil
 }
+
+// badProvider is a refusal that stands for a CUSTOM policy which cannot be carried
+// out: of one policy, or, up to Istio 1.17, of whatever comes.
+func (v *visit) badProvider() {
+	w := v.walk
+	w.answer.By = v.decider("refused: RBAC")
+	what := "what it matches"
+	wl, root := v.at.gateway.Workload, v.system().world.RootNamespace()
+	var custom []string
+	for o, spec := range manifest.Of[*security.AuthorizationPolicy](v.system().world.Set) {
+		if spec.GetAction() != security.AuthorizationPolicy_CUSTOM || o.Meta.Namespace != wl.Namespace && o.Meta.Namespace != root || !selects(spec.GetSelector().GetMatchLabels(), wl.Labels) {
+			continue
+		}
+		if by := byObject(o, ""); w.answer.By == nil {
+			w.answer.By, what = by, "everything at "+wl.String()
+		}
+		custom = append(custom, fmt.Sprintf("%s asks provider %s", byObject(o, ""), spec.GetProvider().GetName()))
+	}
+	w.why(fmt.Sprintf("Istio %s denies %s: the CUSTOM action of %s cannot be carried out, since the mesh's configuration does not know its provider, or several are on one workload (%s)",
+		v.system().world.Istio, what, w.answer.By, strings.Join(custom, "; ")))
+	w.nearest("one CUSTOM provider for " + wl.String() + ", which the mesh's configuration knows")
+}

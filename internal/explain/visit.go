@@ -130,7 +130,7 @@ func (v *visit) local(o envoy.Outcome) {
 	detail, _, _ := strings.Cut(o.Reason, "[")
 	switch detail {
 	case "rbac_access_denied_matched_policy":
-		v.denied()
+		v.denied(o)
 	case "ext_authz_denied":
 		v.refusedByAuthorizer(o)
 	case "ext_authz_error":
@@ -183,8 +183,12 @@ func (v *visit) lastBy() *By {
 
 // denied is a refusal by an AuthorizationPolicy: one that denies, or none that
 // allows.
-func (v *visit) denied() {
+func (v *visit) denied(o envoy.Outcome) {
 	w := v.walk
+	if strings.Contains(o.Reason, envoy.BadCustomAction) {
+		v.badProvider()
+		return
+	}
 	if by := v.decider("refused: RBAC"); by != nil {
 		w.answer.By = by
 		w.why(by.String() + " denies the call")
