@@ -14,13 +14,16 @@ GOTESTSUM = $(TOOLS)/gotestsum --format pkgname
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-test: tools ## everything: vet, unit tests with the race detector, the real parts, the translators
+# Istio lines that make test builds: an old one and the newest. make translators builds all.
+LINES = istio-1.17 istio-1.31
+
+test: tools ## everything: vet, unit tests with the race detector, the real parts, an old and the newest translator
 	rm -rf $(RESULTS) && mkdir -p $(RESULTS)
 	$(GO) vet ./... && $(GO) vet -tags e2e ./e2e/...
 	$(GOTESTSUM) --jsonfile $(RESULTS)/unit.json -- -race ./...
 	$(GOTESTSUM) --jsonfile $(RESULTS)/e2e.json -- -tags e2e -p 1 -timeout 40m ./e2e/...
 	cd e2e/rbac && ../../$(GOTESTSUM) --jsonfile ../../$(RESULTS)/e2e-rbac.json -- ./...
-	GOTESTSUM="$(CURDIR)/$(TOOLS)/gotestsum" RESULTS="$(CURDIR)/$(RESULTS)" sh translator/test.sh
+	GOTESTSUM="$(CURDIR)/$(TOOLS)/gotestsum" RESULTS="$(CURDIR)/$(RESULTS)" sh translator/test.sh contract $(LINES)
 	scripts/count $(RESULTS)
 
 unit: ## the inner loop: no tools needed
@@ -33,7 +36,7 @@ e2e: tools ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer 
 	$(GO) test -tags e2e -p 1 -timeout 40m ./e2e/...
 
 translators-test: ## the translators' own tests, each with its toolchain
-	sh translator/test.sh
+	sh translator/test.sh contract $(LINES)
 
 tools: $(TOOLS)/envoy/stamp $(TOOLS)/gotestsum $(TOOLS)/oauth2-proxy chromium cluster-tools ## install what the tests need
 	sh e2e/serving/setup.sh
@@ -60,8 +63,10 @@ chromium:
 	{ command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	{ echo "no Chromium, and it could not be installed: install the package chromium" >&2; exit 1; }
 
-translators: ## build every Istio line and write anew what they make of the bundled story
+translators: $(TOOLS)/envoy/stamp ## build and test every Istio line, each beside a real Envoy, and write the committed translations anew
 	sh translator/test.sh
+	POSTERN_LINES="$(patsubst translator/istio-%,%,$(wildcard translator/istio-*))" $(GO) test -tags e2e -timeout 40m ./e2e/explain -run TestARealEnvoyTakesEachLine
+	POSTERN_LINES="$(filter-out 1.17,$(patsubst translator/istio-%,%,$(wildcard translator/istio-*)))" $(GO) test -tags e2e -timeout 40m ./e2e/sidecar
 	$(MAKE) translations
 
 translations: ## write anew what Istio makes of the bundled story (examples/story/translated)

@@ -33,8 +33,8 @@ type explainFlags struct {
 
 // explainHelp describes the command and its JSON.
 const explainHelp = `Explain walks one call: the client, the name or door it comes in by, each
-gateway with every filter's verdict and the VirtualService of its route, and the
-pod. What Istio makes of the manifests is evaluated as Envoy would; posternd, if
+gateway with every filter's verdict and the VirtualService of its route, the pod's
+sidecar, if it has one, with the identity of who connects, and the pod. What Istio makes of the manifests is evaluated as Envoy would; posternd, if
 the manifests hold it, is the real one with their RBAC.
 
 Without -f it explains the bundled story with Postern. --config-dump reads a live
@@ -54,8 +54,11 @@ What the login answers: nothing said means nobody's session, as that login
 answers it; --session USER a logged-in person; --authz STATUS[,header=value...]
 any answer of it (posternd asks the login whose session a call shows, so state a
 cookie too). What is assumed is printed. Where an answer is not determined, or
-something in the way is not modelled (a sidecar that would judge), the outcome
-is unknown and says what is missing.
+something in the way is not modelled (the outbound side of a client's sidecar), the
+outcome is unknown and says what is missing.
+
+--scaled-to-zero sends the calls to a Knative revision through the activator, which
+keeps their headers and hides from the pod who called.
 
 -o json prints one object:
   {"outcome":"forwarded|refused|redirected|answered|unknown","status":N,
@@ -67,7 +70,8 @@ status is that of the gateway's own reply (0: a backend answers); headers are
 those that reached the backend, or the reply's; by is the object that decided.
 
 --requests FILE (or -) takes one JSON object a line and answers one each, in order:
-  {"from","door","method","url","headers":[[k,v]],"session","authz":{"status","headers"}}
+  {"from","door","method","url","headers":[[k,v]],"session","authz":{"status","headers"},
+   "scaledToZero"}
 What a line leaves out is taken from the flags. A bad line is answered with
 {"outcome":"unknown","line":N,"error":"..."}.
 

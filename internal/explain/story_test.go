@@ -247,9 +247,9 @@ func TestSidecars(t *testing.T) {
 	}{
 		{"through the gateway", explain.Call{URL: "http://localhost/pipeline/", Session: demo.User}, explain.Forwarded, 0, "kubeflow/ml-pipeline-ui:80",
 			"VirtualService kubeflow/ml-pipeline-ui", "from spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account (mutual TLS)"},
-		{"a pod by itself", explain.Call{From: "pod:default/myapp-pod", URL: "http://ml-pipeline-ui.kubeflow/"}, explain.Refused, 403, "kubeflow/ml-pipeline-ui:80",
+		{"a pod by itself", explain.Call{From: "pod:default/myapp-pod", URL: "http://ml-pipeline-ui.kubeflow/"}, explain.Refused, 403, "",
 			"AuthorizationPolicy kubeflow/ml-pipeline-ui", "in plaintext, nobody of the mesh (the client has no sidecar)"},
-		{"a pod with a sidecar", explain.Call{From: "pod:kubeflow/kfserving-models-web-app", URL: "http://ml-pipeline-ui.kubeflow/"}, explain.Refused, 403, "kubeflow/ml-pipeline-ui:80",
+		{"a pod with a sidecar", explain.Call{From: "pod:kubeflow/kfserving-models-web-app", URL: "http://ml-pipeline-ui.kubeflow/"}, explain.Refused, 403, "",
 			"AuthorizationPolicy kubeflow/ml-pipeline-ui", "from spiffe://cluster.local/ns/kubeflow/sa/kfserving-models-web-app (mutual TLS)"},
 		{"a pod without a sidecar", explain.Call{From: "pod:default/myapp-pod", URL: "http://centraldashboard.kubeflow/"}, explain.Forwarded, 0, "kubeflow/centraldashboard:80", "", "no sidecar"},
 	} {

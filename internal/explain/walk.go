@@ -209,6 +209,9 @@ func (w *walk) arrive(at place) {
 		w.why("the pod is reached directly: the call meets no gateway")
 	}
 	if !w.throughSidecar(&at) {
+		if a.Outcome != Unknown {
+			a.Backend = "" // it was not reached
+		}
 		return
 	}
 	a.Headers = shown(at.request.Headers)
