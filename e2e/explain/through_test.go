@@ -183,6 +183,9 @@ func TestWhoGetsThrough(t *testing.T) {
 				case a.Outcome == explain.Refused && a.Status == 403:
 					got = "403"
 				}
+				if (got == "302" || got == "403") && len(a.Nearest) == 0 {
+					t.Errorf("%s: got %s and nothing that would change it; why: %q", r.name, got, a.Why)
+				}
 				if got != tt.want[i] {
 					t.Errorf("%s: got %s, want %s; why: %q", r.name, got, tt.want[i], a.Why)
 				}

@@ -215,6 +215,10 @@ func (f *explainFlags) system(ctx context.Context, s streams) (*explain.System, 
 	if err != nil {
 		return nil, err
 	}
+	bundled, err := fs.Sub(story.FS, "translated")
+	if err != nil {
+		return nil, err
+	}
 	if f.dump != "" {
 		if f.istio.given() {
 			return nil, errors.New("--istio-version, --istio-nearest and --jwks are about translating manifests: a config_dump is translated already, and holds the keys")
@@ -224,15 +228,11 @@ func (f *explainFlags) system(ctx context.Context, s streams) (*explain.System, 
 			return nil, err
 		}
 		defer done()
-		system, err := explain.FromDump(in, set)
+		system, err := explain.FromDump(in, set, translate.Options{Bundled: bundled, Progress: s.err})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.dump, err)
 		}
 		return system, nil
-	}
-	bundled, err := fs.Sub(story.FS, "translated")
-	if err != nil {
-		return nil, err
 	}
 	keys, err := f.istio.keys()
 	if err != nil {

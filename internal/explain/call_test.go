@@ -120,3 +120,11 @@ func TestRequests(t *testing.T) {
 		t.Errorf("a line without url: got %d, %v; want 2", status, err)
 	}
 }
+
+// What Envoy refuses by itself has something that would change it, too.
+func TestRefusedByEnvoy(t *testing.T) {
+	a := ask(t, system(t, "1-login-everywhere"), explain.Call{URL: "http://localhost/", Headers: [][2]string{{"Connection", "upgrade"}, {"Upgrade", "foo"}}})
+	if a.Outcome != explain.Refused || a.Status != 403 || len(a.Nearest) != 1 || !strings.Contains(a.Nearest[0], "upgrade_failed") {
+		t.Errorf("got %s %d, nearest %q, want Envoy's refusal of the upgrade", a.Outcome, a.Status, a.Nearest)
+	}
+}

@@ -188,3 +188,41 @@ func TestWhoGetsThrough(t *testing.T) {
 		})
 	}
 }
+
+// TestOwnIstio: what their own Istio made of Kubeflow 1.4, 1.6 and 1.8 (1.9.6, 1.14.1,
+// 1.17.5) asks everybody to log in; e2e/explain has the same objects under the newest.
+func TestOwnIstio(t *testing.T) {
+	for _, name := range []string{"v1.4.0-shared", "v1.6.1", "v1.8.1-shared"} {
+		a := ask(t, release(t, name, false), explain.Call{URL: "http://localhost/pipeline"})
+		if a.Outcome != explain.Redirected || a.By == nil || a.By.Kind != "EnvoyFilter" || a.By.Name != "authn-filter" {
+			t.Errorf("%s: got %s by %s, want the login of authn-filter; why: %q", name, a.Outcome, a.By, a.Why)
+		}
+	}
+}
+
+// TestOldLines holds what the goldens of lines without a translator do otherwise
+// (translator/README.md, "How lines differ", C and E).
+func TestOldLines(t *testing.T) {
+	const name = "isvc-sklearn-predictor.kubeflow-user-example-com.svc.cluster.local"
+	for _, tt := range []struct {
+		release, host string
+		found         bool
+	}{
+		// C: up to 1.14 a virtual host has domains X and X:*, later ports are ignored. Only the
+		// empty port tells them apart.
+		{"v1.6.1", name + ":8080", true}, {"v1.8.1-shared", name + ":8080", true},
+		{"v1.6.1", name + ":abc", true}, {"v1.8.1-shared", name + ":abc", true},
+		{"v1.6.1", name + ":65536", true}, {"v1.8.1-shared", name + ":65536", true},
+		{"v1.6.1", name + ":", false}, {"v1.8.1-shared", name + ":", true},
+	} {
+		a := ask(t, release(t, tt.release, false), explain.Call{URL: "http://localhost/v1/models/m", Door: "8081", Headers: host(tt.host), Authz: &explain.Authz{Status: 200}})
+		if found := a.Outcome == explain.Forwarded; found != tt.found || !found && a.Status != 404 {
+			t.Errorf("%s, host %s: got %s %d, want a route: %v; why: %q", tt.release, tt.host, a.Outcome, a.Status, tt.found, a.Why)
+		}
+	}
+	// E: up to 1.9 the Host of the second hop is a header to add, not a rewrite. It comes to the same.
+	a := ask(t, release(t, "v1.4.0-shared", false), explain.Call{URL: "http://localhost/v1/models/m", Headers: host("isvc-sklearn.kubeflow-user-example-com.example.com"), Authz: &explain.Authz{Status: 200}})
+	if a.Outcome != explain.Forwarded || a.Host != name {
+		t.Errorf("got %s with host %s, want %s; why: %q", a.Outcome, a.Host, name, a.Why)
+	}
+}

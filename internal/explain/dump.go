@@ -12,6 +12,7 @@ import (
 	"postern.dev/postern/internal/envoy"
 	"postern.dev/postern/internal/manifest"
 	"postern.dev/postern/internal/topology"
+	"postern.dev/postern/internal/translate"
 	"postern.dev/postern/internal/world"
 )
 
@@ -22,8 +23,8 @@ const maxDump = 256 << 20
 // FromDump explains calls at one live gateway: Envoy's /config_dump, which is
 // also what `istioctl proxy-config all -o json` prints. The manifests may be
 // nil; with them objects have file and line, and the walk goes on behind the
-// gateway.
-func FromDump(r io.Reader, set *manifest.Set) (*System, error) {
+// gateway: sidecars are translated by the dump's own Istio line, where o has one.
+func FromDump(r io.Reader, set *manifest.Set, o translate.Options) (*System, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxDump+1))
 	if err != nil {
 		return nil, err
@@ -41,7 +42,8 @@ func FromDump(r io.Reader, set *manifest.Set) (*System, error) {
 			return nil, err
 		}
 	}
-	if s.world, err = world.Read(set, world.Options{}); err != nil {
+	o.Version = d.istio
+	if s.world, err = world.Read(set, world.Options{Translate: o}); err != nil {
 		return nil, err
 	}
 	g, err := d.gateway(s.world, s.alone)

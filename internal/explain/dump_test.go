@@ -2,19 +2,22 @@ package explain_test
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
 
+	"postern.dev/postern/examples/story"
 	"postern.dev/postern/internal/explain"
 	"postern.dev/postern/internal/manifest"
+	"postern.dev/postern/internal/translate"
 )
 
 const dumpFile = "testdata/path-exempt.config_dump.json"
 
 func fromDump(t *testing.T, text string, set *manifest.Set) *explain.System {
 	t.Helper()
-	s, err := explain.FromDump(strings.NewReader(text), set)
+	s, err := explain.FromDump(strings.NewReader(text), set, translate.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,6 +43,33 @@ func TestDumpWithManifests(t *testing.T) {
 			t.Errorf("%s: got %s %s by %s in %d hops, want %s %s by %s in %d", name, got.Outcome, got.Backend, got.By, len(got.Hops), want.Outcome, want.Backend, want.By, len(want.Hops))
 		}
 	}
+}
+
+// The sidecars behind a live gateway are translated from the manifests by the
+// gateway's own Istio.
+func TestDumpWithSidecars(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // no translator and no Go to build one
+	translated, err := fs.Sub(story.FS, "translated")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := explain.FromDump(strings.NewReader(readDump(t)), stateSet(t, "3-path-exempt"), translate.Options{Bundled: translated, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := ask(t, s, explain.Call{From: "pod:default/myapp-pod", URL: "http://ml-pipeline-ui.kubeflow/"})
+	if a.Outcome != explain.Refused || a.Status != 403 || a.By == nil || a.By.Name != "ml-pipeline-ui" {
+		t.Errorf("got %s %d by %s, want the sidecar's refusal; why: %q", a.Outcome, a.Status, a.By, a.Why)
+	}
+	// Near miss: without its translation it cannot be told.
+	if s, err = explain.FromDump(strings.NewReader(readDump(t)), stateSet(t, "3-path-exempt"), translate.Options{Dir: t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+	a = ask(t, s, explain.Call{From: "pod:default/myapp-pod", URL: "http://ml-pipeline-ui.kubeflow/"})
+	if a.Outcome != explain.Unknown {
+		t.Errorf("got %s, want unknown", a.Outcome)
+	}
+	why(t, a, "whether its sidecar lets it in is not known")
 }
 
 func TestDumpAlone(t *testing.T) {
@@ -95,7 +125,7 @@ func TestBadDumps(t *testing.T) {
 		{`{"configs":[{"static_listeners":[{"listener":{"address":7}}]}]}`, "listeners: [0]"},
 		{`{"configs":[{"static_listeners":[{"listener":null}]}]}`, ""},
 	} {
-		_, err := explain.FromDump(strings.NewReader(tt.text), nil)
+		_, err := explain.FromDump(strings.NewReader(tt.text), nil, translate.Options{})
 		if err != nil && !strings.Contains(err.Error(), tt.want) || err == nil && tt.want != "" {
 			t.Errorf("%s: got %v, want %q", tt.text, err, tt.want)
 		}
@@ -114,7 +144,7 @@ func FuzzDump(f *testing.F) {
 	f.Add(fmt.Sprintf(listener, fmt.Sprintf(manager, `"route_config":`+routes, `{"name":"my.wasm","typed_config":{"@type":"type.googleapis.com/unheard.of.Filter","a":{"@type":"b"}}},`), ""))
 	f.Add(fmt.Sprintf(listener, `{"@type":"type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"}`, ""))
 	f.Fuzz(func(t *testing.T, text string) {
-		s, err := explain.FromDump(strings.NewReader(text), nil)
+		s, err := explain.FromDump(strings.NewReader(text), nil, translate.Options{})
 		if err != nil {
 			return
 		}

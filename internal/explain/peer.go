@@ -91,6 +91,9 @@ func (w *walk) peersOfPod(pod *topology.Pod, name topology.Name) []peer {
 func (w *walk) throughSidecar(at *place) bool {
 	injected := w.system.world.Injected(at.pod)
 	switch {
+	case injected == "" && len(at.peers) > 0 && at.peers[0].always:
+		w.unknown(fmt.Sprintf("the gateway speaks TLS to pod %s, which has no sidecar: whether the pod ends it is not known", at.pod))
+		return false
 	case injected == "":
 		return true
 	case !world.Captured(at.pod, at.addr.Port()):

@@ -141,11 +141,19 @@ func (v *visit) local(o envoy.Outcome) {
 		v.noRoute()
 	case "cluster_not_found":
 		v.noEndpoint(fmt.Errorf("the gateway has no cluster for the route's destination"))
+	case "direct_response":
+		a.By = w.route
+		w.why(w.route.String() + " has the gateway answer by itself")
+		if a.Outcome == Refused {
+			w.nearest("a request that another route takes, or a change of " + w.route.String())
+		}
 	default:
 		w.why("Envoy answers by itself: " + o.Reason)
 		if last := v.lastBy(); last != nil && strings.HasPrefix(o.Reason, "jwt_authn") {
 			a.By = last
 			w.nearest("a token that " + last.String() + " takes, or none")
+		} else if a.Outcome == Refused {
+			w.nearest("another request: Envoy refuses this one by itself (" + detail + "), whatever the objects say")
 		}
 	}
 	if detail != "route_not_found" && !v.sidecar() {

@@ -92,13 +92,16 @@ func Build(ctx context.Context, set *manifest.Set, o Options) (*World, error) {
 }
 
 // Read is Build without Istio: the objects and who is where, no gateway's
-// configuration.
+// configuration. With a Version to translate by, sidecars can be asked for.
 func Read(set *manifest.Set, o Options) (*World, error) {
 	derived, err := kserve.Derive(set)
 	if err != nil {
 		return nil, err
 	}
 	w := &World{Set: set.With(derived...), sidecars: &sidecars{known: map[*topology.Workload]*Gateway{}}}
+	if o.Translate.Version != "" {
+		w.translator = &o.Translate
+	}
 	for _, warning := range set.Warnings() {
 		w.Notes = append(w.Notes, warning.Error())
 	}
