@@ -71,6 +71,7 @@ func loads(t *testing.T, g *world.Gateway, addr netip.Addr) {
 	}
 	defer e.Close()
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	t.Logf("%s: %d ports", g.Workload, len(g.Proxy.Ports()))
 	for _, port := range g.Proxy.Ports() {
 		for _, path := range []string{"/", "/dex/auth", "/v1/models/isvc-sklearn:predict"} {
 			req, err := http.NewRequest(http.MethodGet, "http://"+netip.AddrPortFrom(addr, port).String()+path, nil)
