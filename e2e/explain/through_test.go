@@ -259,3 +259,27 @@ func TestKeysOfTheIssuer(t *testing.T) {
 		}
 	}
 }
+
+// TestPrincipalsUnder117: up to 1.18 request principals are those of Istio's own
+// filter istio_authn, which Envoy does not have. A rule that needs one is unknown,
+// and one that can have none is not: without a token nobody is anybody.
+func TestPrincipalsUnder117(t *testing.T) {
+	s := release(t, "v1.9.1", "", "1.17", "")
+	for _, tt := range []struct {
+		name    string
+		call    explain.Call
+		outcome explain.Outcome
+		why     string
+	}{
+		{"no token", explain.Call{URL: "http://localhost/pipeline", Authz: &explain.Authz{Status: 200}}, explain.Refused, "istio-ingressgateway-require-jwt"},
+		{"a token", explain.Call{URL: "http://localhost/pipeline", Headers: [][2]string{{"authorization", "Bearer " + dexToken}}}, explain.Unknown, "istio_authn"},
+	} {
+		a, err := s.Explain(context.Background(), tt.call)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Outcome != tt.outcome || !strings.Contains(strings.Join(a.Why, "\n"), tt.why) {
+			t.Errorf("%s: got %s %d, why %q, want %s and %q", tt.name, a.Outcome, a.Status, a.Why, tt.outcome, tt.why)
+		}
+	}
+}

@@ -42,9 +42,13 @@ func FromDump(r io.Reader, set *manifest.Set, o translate.Options) (*System, err
 			return nil, err
 		}
 	}
-	o.Version = d.istio
-	if s.world, err = world.Read(set, world.Options{Translate: o}); err != nil {
+	if s.world, err = world.Read(set, world.Options{}); err != nil {
 		return nil, err
+	}
+	if o.Version = d.istio; o.Version != "" {
+		if err := s.world.TranslateSidecars(world.Options{Translate: o}); err != nil {
+			return nil, err
+		}
 	}
 	g, err := d.gateway(s.world, s.alone)
 	if err != nil {

@@ -111,6 +111,17 @@ func (w *World) mesh() mesh {
 	return m
 }
 
+// TranslateSidecars says by what sidecars are translated when they are asked for,
+// and finds the issuers whose keys are not known. Build does it by itself.
+func (w *World) TranslateSidecars(o Options) error {
+	var err error
+	if w.jwks, err = w.keys(o.JWKS); err != nil {
+		return err
+	}
+	w.translator = &o.Translate
+	return nil
+}
+
 // Sidecar is what Istio makes for the inbound side of a pod's sidecar. It is
 // translated when it is first asked for, and kept. An error means that it cannot
 // be had: no translator, or a world that was not translated.
@@ -126,6 +137,10 @@ func (w *World) Sidecar(ctx context.Context, p *topology.Pod) (*Gateway, error) 
 	in := w.sidecarInput(p.Workload.Pods[0])
 	out, err := translate.Translate(ctx, in, *w.translator)
 	if err != nil {
+		return nil, err
+	}
+	// A Service whose named port no container has is no error: Istio leaves the port out.
+	if err := w.rejected(slices.DeleteFunc(out.Rejected, func(r translate.Rejection) bool { return r.Kind == "Service" })); err != nil {
 		return nil, err
 	}
 	g := &Gateway{Workload: p.Workload}

@@ -92,16 +92,13 @@ func Build(ctx context.Context, set *manifest.Set, o Options) (*World, error) {
 }
 
 // Read is Build without Istio: the objects and who is where, no gateway's
-// configuration. With a Version to translate by, sidecars can be asked for.
+// configuration.
 func Read(set *manifest.Set, o Options) (*World, error) {
 	derived, err := kserve.Derive(set)
 	if err != nil {
 		return nil, err
 	}
 	w := &World{Set: set.With(derived...), sidecars: &sidecars{known: map[*topology.Workload]*Gateway{}}}
-	if o.Translate.Version != "" {
-		w.translator = &o.Translate
-	}
 	for _, warning := range set.Warnings() {
 		w.Notes = append(w.Notes, warning.Error())
 	}
@@ -118,16 +115,16 @@ func (w *World) translate(ctx context.Context, workloads []*topology.Workload, o
 		o.Translate.Version = "newest"
 		w.warn("no istiod Deployment in the manifests: translated by the newest Istio (--istio-version chooses another)")
 	}
-	in := translationInput(w.Set, workloads)
-	var err error
-	if in.JWKS, err = w.keys(o.JWKS); err != nil {
+	if err := w.TranslateSidecars(o); err != nil {
 		return err
 	}
+	in := translationInput(w.Set, workloads)
+	in.JWKS = w.jwks
 	out, err := translate.Translate(ctx, in, o.Translate)
 	if err != nil {
 		return err
 	}
-	w.Istio, w.translator, w.jwks = out.Istio, &o.Translate, in.JWKS
+	w.Istio = out.Istio
 	for _, warning := range out.Warnings {
 		switch warning.Kind {
 		case "":
