@@ -209,7 +209,11 @@ func TestStrict(t *testing.T) {
 		}{
 			{"plaintext", toThePod, explain.Refused, 0, "PeerAuthentication kubeflow-user-example-com/strict"},
 			{"a sibling with a sidecar", sibling, explain.Forwarded, 0, ""},
+			{"the gateway", with(outside, owner), explain.Forwarded, 0, "VirtualService kubeflow-user-example-com/isvc-sklearn-predictor-ingress"},
 		} {
+			if tt.name == "the gateway" && line != "1.17" {
+				continue // login is gone, nobody names the owner
+			}
 			a, err := s.Explain(context.Background(), tt.call)
 			if err != nil {
 				t.Fatal(err)

@@ -68,6 +68,10 @@ spec:
     when: [{key: 'request.headers[kubeflow-userid]', values: [user@example.com]}]
   - when: [{key: source.namespace, values: [app]}]
   - to: [{operation: {paths: [/healthz]}}]
+  - from: [{source: {remoteIpBlocks: [192.0.2.0/24]}}]
+    to: [{operation: {paths: [/remote], ports: ["8012"]}}]
+  - from: [{source: {ipBlocks: [192.0.2.0/24]}}]
+    to: [{operation: {paths: [/direct], ports: ["8012"]}}]
   - from: [{source: {requestPrincipals: [postern/*]}}]
     to: [{operation: {ports: ["8012"]}}]
 ---
@@ -216,6 +220,12 @@ func requests(token string) []request {
 			{Name: "x-envoy-retriable-header-names", Value: "a"}, {Name: "x-envoy-retry-grpc-on", Value: "a"}, {Name: "x-envoy-max-retries", Value: "1"}, {Name: "x-envoy-upstream-alt-stat-name", Value: "a"},
 			{Name: "x-envoy-upstream-rq-per-try-timeout-ms", Value: "1"}, {Name: "x-envoy-upstream-rq-timeout-alt-response", Value: "1"}, {Name: "x-envoy-ip-tags", Value: "a"}, {Name: "x-envoy-original-url", Value: "a"},
 			{Name: "x-envoy-retriable-status-codes", Value: "503"}, {Name: "x-envoy-hedge-on-per-try-timeout", Value: "true"}, {Name: "x-envoy-force-trace", Value: "1"}, {Name: "x-forwarded-host", Value: "h"}, {Name: "x-forwarded-port", Value: "99"}}},
+		{"GET", "/remote", envoy.Headers{{Name: "x-forwarded-for", Value: "192.0.2.7"}}},
+		{"GET", "/remote", envoy.Headers{{Name: "x-forwarded-for", Value: "192.0.2.7, 10.0.0.1"}}},
+		{"GET", "/remote", envoy.Headers{{Name: "x-forwarded-for", Value: "10.0.0.1,192.0.2.7 "}}},
+		{"GET", "/remote", envoy.Headers{{Name: "x-forwarded-for", Value: "192.0.2.7:80"}}},
+		{"GET", "/remote", nil},
+		{"GET", "/direct", envoy.Headers{{Name: "x-forwarded-for", Value: "192.0.2.7"}}},
 		{"OPTIONS", "/healthz", envoy.Headers{{Name: "origin", Value: "http://a"}, {Name: "access-control-request-method", Value: "GET"}}},
 	}
 }

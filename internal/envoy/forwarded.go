@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"net/netip"
 	"strings"
 
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -38,6 +39,20 @@ func (c *connManager) behindProxy(s *stream) {
 	}
 	s.headers = kept
 	c.clientCertificate(s)
+}
+
+// remote is the address Envoy takes for the client's: the TCP peer's, or, behind
+// another proxy, the last of x-forwarded-for (Http::Utility::getLastAddressFromXFF).
+func (s *stream) remote() netip.Addr {
+	if s.listener == nil || s.listener.conn.useRemoteAddress {
+		return s.source.Addr()
+	}
+	xff, _ := s.headers.Get("x-forwarded-for")
+	addr, err := netip.ParseAddr(strings.TrimSpace(xff[strings.LastIndexByte(xff, ',')+1:]))
+	if err != nil {
+		return s.source.Addr()
+	}
+	return addr
 }
 
 // clientCertificate is ConnectionManagerUtility::mutateXfccRequestHeader.

@@ -65,7 +65,7 @@ func compilePrincipal(p *rbacconfigv3.Principal) (predicate, error) {
 	case *rbacconfigv3.Principal_DirectRemoteIp:
 		return cidrPredicate(id.DirectRemoteIp, func(s *stream) netip.Addr { return s.source.Addr() })
 	case *rbacconfigv3.Principal_RemoteIp:
-		return cidrPredicate(id.RemoteIp, func(s *stream) netip.Addr { return s.source.Addr() })
+		return cidrPredicate(id.RemoteIp, (*stream).remote)
 	case *rbacconfigv3.Principal_Header:
 		return headerPredicate(id.Header)
 	case *rbacconfigv3.Principal_UrlPath:
