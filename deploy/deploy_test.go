@@ -12,6 +12,7 @@ import (
 	security "istio.io/api/security/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 
+	"postern.dev/postern/internal/authorizer"
 	"postern.dev/postern/internal/daemon"
 	"postern.dev/postern/internal/manifest"
 )
@@ -120,6 +121,45 @@ func TestConfigs(t *testing.T) {
 		if inside != 1 {
 			t.Errorf("%s: got %d doors in the cluster, want Knative's local gateway alone", l.Release, inside)
 		}
+	}
+}
+
+// TestDisallowedHeaders: nothing that Postern looks at or removes is kept from it.
+func TestDisallowedHeaders(t *testing.T) {
+	lists := 0
+	for _, l := range Layouts() {
+		set, err := l.Into(release(t, l))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, cm, _ := manifest.Find[*corev1.ConfigMap](set, "postern-system", "posternd")
+		var c daemon.Config
+		if _, err := authorizer.Decode("config.yaml", []byte(cm.Data["config.yaml"]), &c); err != nil {
+			t.Fatal(err)
+		}
+		for o, ef := range manifest.Of[*networking.EnvoyFilter](set) {
+			for _, p := range ef.ConfigPatches {
+				patterns := p.GetPatch().GetValue().GetFields()["typed_config"].GetStructValue().GetFields()["disallowed_headers"].GetStructValue().GetFields()["patterns"].GetListValue().GetValues()
+				if len(patterns) > 0 {
+					lists++
+				}
+				for _, v := range patterns {
+					fields := v.GetStructValue().GetFields()
+					name := fields["exact"].GetStringValue()
+					if len(fields) != 1 || name == "" || c.Authorizer.Looks(name) {
+						t.Errorf("%s: %s: %v is kept from posternd", l.Release, o, v)
+					}
+				}
+			}
+		}
+		for _, name := range []string{"Authorization", "cookie", "x-api-key", "kubeflow_userid", "x-auth-request-email", "X_Postern_Caller", "origin", "accept"} {
+			if !c.Authorizer.Looks(name) {
+				t.Errorf("%s: Looks does not know %s", l.Release, name)
+			}
+		}
+	}
+	if lists != 6 {
+		t.Errorf("got %d lists, want one for each gateway of three releases", lists)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -18,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 
 	"postern.dev/postern/deploy"
@@ -41,8 +44,9 @@ type options struct {
 	unread  string // objects that posternd meets and Istio's translator does not read
 	istio   string // the line that translates; default: the release's own
 	config  func(string) string
-	serve   map[string]http.Handler // by workload "namespace/name", in the backend's place
-	env     []string                // of posternd
+	serve   map[string]http.Handler    // by workload "namespace/name", in the backend's place
+	env     []string                   // of posternd
+	judge   authv3.AuthorizationServer // in posternd's place
 }
 
 // cluster is a release of Kubeflow that runs.
@@ -134,12 +138,30 @@ func start(t *testing.T, release string, o options) *cluster {
 	if !shared(release) {
 		c.startLogin()
 	}
-	if !o.without {
+	switch {
+	case o.judge != nil:
+		c.judge(o.judge)
+	case !o.without:
 		write(t, c.dir, "unread.yaml", o.unread)
 		c.configure(o)
 		c.startDaemons(o)
 	}
 	return c
+}
+
+// judge answers on posternd's addresses.
+func (c *cluster) judge(a authv3.AuthorizationServer) {
+	c.t.Helper()
+	for _, pod := range c.workload("postern-system", "posternd").Pods {
+		l, err := net.Listen("tcp", pod.Addr.String()+":9000")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		s := grpc.NewServer()
+		authv3.RegisterAuthorizationServer(s, a)
+		go func() { _ = s.Serve(l) }()
+		c.atEnd(s.Stop)
+	}
 }
 
 // line is the Istio that translates: the release's own, by istiod's image. Istio 1.9

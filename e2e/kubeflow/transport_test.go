@@ -10,10 +10,13 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"golang.org/x/net/websocket"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -303,5 +306,58 @@ func TestWebsocketOverTwoHops(t *testing.T) {
 			t.Errorf("without Postern: %v: got %s: if it gets through, say so where this test is named", without, got)
 		}
 		c.stop()
+	}
+}
+
+// checks is an authorizer that keeps what it is asked and allows.
+type checks struct {
+	authv3.UnimplementedAuthorizationServer
+	mu   sync.Mutex
+	seen []*authv3.CheckRequest
+}
+
+func (c *checks) Check(_ context.Context, in *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seen = append(c.seen, in)
+	return &authv3.CheckResponse{Status: &rpcstatus.Status{Code: int32(codes.OK)}}, nil
+}
+
+// TestChecks: what a real Envoy's check carries with the layout's filter: the chosen
+// VirtualService, the peer, and of a browser's headers those that Postern looks at.
+func TestChecks(t *testing.T) {
+	for _, release := range releases() {
+		if shared(release) {
+			continue // Istio 1.17's Envoy knows neither setting
+		}
+		t.Run(release, func(t *testing.T) {
+			asked := &checks{}
+			c := start(t, release, options{judge: asked})
+			c.call(call{from: "default/myapp-pod", url: llm + "/v1?x", header: headers("user-agent: Mozilla/5.0", "sec-ch-ua-platform: Linux", "accept-encoding: gzip", "referer: http://x", "kubeflow_userid: x", "x-new: y", "authorization: z", "accept: text/html")})
+			asked.mu.Lock()
+			defer asked.mu.Unlock()
+			if len(asked.seen) == 0 {
+				t.Fatal("nothing was asked")
+			}
+			at := asked.seen[0].GetAttributes()
+			if got := at.GetSource().GetAddress().GetSocketAddress().GetAddress(); got != c.pod("default/myapp-pod").Addr.String() {
+				t.Errorf("source: got %s", got)
+			}
+			if got := at.GetRouteMetadataContext().GetFilterMetadata()["istio"].GetFields()["config"].GetStringValue(); !strings.HasSuffix(got, "/namespaces/kserve-test/virtual-service/llm") {
+				t.Errorf("route: got %q", got)
+			}
+			h := at.GetRequest().GetHttp().GetHeaders()
+			for _, name := range []string{"kubeflow_userid", "x-new", "authorization", "accept", "x-forwarded-proto"} {
+				if _, ok := h[name]; !ok {
+					t.Errorf("%s is not in the check: %v", name, h)
+				}
+			}
+			for _, name := range []string{"user-agent", "sec-ch-ua-platform", "accept-encoding", "referer", "x-request-id", "x-forwarded-for"} {
+				// Istio 1.22 does not know disallowed_headers (Envoy 1.31) and leaves it out of what it merges.
+				if _, ok := h[name]; ok != (release == "v1.9.1") {
+					t.Errorf("%s: in the check: %v: %v", name, ok, h)
+				}
+			}
+		})
 	}
 }

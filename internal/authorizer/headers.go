@@ -50,6 +50,22 @@ func newStripper(cfg Config) stripper {
 	return s
 }
 
+// looked are the headers that a verdict or its line depends on, beside those that are
+// removed because of what they say and those that the login is asked with.
+var looked = []string{
+	"cookie", "origin", "sec-fetch-site", "access-control-request-method", "access-control-request-headers",
+	"accept", "content-type", "traceparent", "x-forwarded-proto",
+}
+
+// Looks tells whether a request's header matters to Postern: a gateway that does not
+// put it into its checks (ext_authz' disallowed_headers) would have it overlooked.
+func (c Config) Looks(header string) bool {
+	c = c.withDefaults()
+	header = strings.ToLower(header)
+	return newStripper(c).machine.match(header) || slices.Contains(looked, header) ||
+		slices.Contains(c.Login.Delegate.RequestHeaders, header) || slices.Contains(c.Login.Delegate.Skip.Headers, header)
+}
+
 func newPatterns(names []string) *patterns {
 	p := &patterns{exact: map[string]bool{}}
 	for _, n := range names {

@@ -31,6 +31,7 @@ type extAuthz struct {
 	someHeaders    bool // allowed_headers limits what a gRPC check shows
 	pathPrefix     string
 	allowed        []stringMatcher // request headers sent; HTTP always sends authorization
+	disallowed     []stringMatcher // request headers not sent whatever allowed says
 	upstream       []stringMatcher // headers of a 200 that reach the upstream
 	upstreamAppend []stringMatcher
 	client         []stringMatcher // headers of a refusal that reach the client; none: all
@@ -41,7 +42,7 @@ type extAuthz struct {
 func compileExtAuthz(name string, c *extauthzv3.ExtAuthz) (filter, error) {
 	f := &extAuthz{name: name, failOpen: c.FailureModeAllow, onError: 403, clear: c.ClearRouteCache, routeMeta: c.RouteMetadataContextNamespaces}
 	f.unmodelled = fieldsBut(c, "grpc_service", "http_service", "transport_api_version", "failure_mode_allow", "status_on_error", "clear_route_cache",
-		"filter_enabled_metadata", "stat_prefix", "route_metadata_context_namespaces", "allowed_headers")
+		"filter_enabled_metadata", "stat_prefix", "route_metadata_context_namespaces", "allowed_headers", "disallowed_headers")
 	if code := c.GetStatusOnError().GetCode(); code != 0 {
 		f.onError = int(code)
 	}
@@ -55,6 +56,9 @@ func compileExtAuthz(name string, c *extauthzv3.ExtAuthz) (filter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("filter %s: allowed_headers: %w", name, err)
 	}
+	if err := f.matchers(c.GetDisallowedHeaders(), &f.disallowed); err != nil {
+		return nil, fmt.Errorf("filter %s: disallowed_headers: %w", name, err)
+	}
 	f.someHeaders = c.AllowedHeaders != nil
 	switch s := c.Services.(type) {
 	case *extauthzv3.ExtAuthz_GrpcService:
@@ -63,7 +67,9 @@ func compileExtAuthz(name string, c *extauthzv3.ExtAuthz) (filter, error) {
 		f.unmodelled = append(f.unmodelled, fieldsBut(s.GrpcService, "envoy_grpc", "timeout")...)
 		f.unmodelled = append(f.unmodelled, fieldsBut(s.GrpcService.GetEnvoyGrpc(), "cluster_name", "authority")...)
 	case *extauthzv3.ExtAuthz_HttpService:
-		err = f.http(s.HttpService)
+		if err = f.http(s.HttpService); c.DisallowedHeaders != nil {
+			f.unmodelled = append(f.unmodelled, "ExtAuthz.disallowed_headers with an http_service")
+		}
 	default:
 		f.unmodelled = append(f.unmodelled, fmt.Sprintf("ExtAuthz.%T", c.Services))
 	}
@@ -245,7 +251,7 @@ func (f *extAuthz) httpAnswer(s *stream, a Answer) *Outcome {
 func (f *extAuthz) grpcCheck(s *stream) *authv3.CheckRequest {
 	headers := map[string]string{":authority": s.authority, ":method": s.method, ":path": s.path, ":scheme": s.scheme}
 	for _, h := range s.headers {
-		if f.someHeaders && !matchesAny(f.allowed, h.Name) {
+		if f.someHeaders && !matchesAny(f.allowed, h.Name) || matchesAny(f.disallowed, h.Name) {
 			continue
 		}
 		if old, dup := headers[h.Name]; dup {

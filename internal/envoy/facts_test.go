@@ -220,3 +220,31 @@ func TestResponseHeadersOfAnAllowingAuthorizer(t *testing.T) {
 		t.Errorf("got %s %+v", o.Kind, o.Response)
 	}
 }
+
+// TestDisallowedHeaders: what a check does not carry, whatever else is allowed
+// (CheckRequestUtils::setHttpRequest; seen with Envoy 1.40 in e2e/kubeflow).
+func TestDisallowedHeaders(t *testing.T) {
+	const filter = `{"name":"a","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz","grpcService":{"envoyGrpc":{"clusterName":"up"}},"disallowedHeaders":{"patterns":[{"exact":"user-agent"}]}%s}}`
+	for _, tt := range []struct {
+		more           string
+		other, dropped bool
+	}{
+		{"", true, false},
+		{`,"allowedHeaders":{"patterns":[{"exact":"user-agent"}]}`, false, false},
+	} {
+		p := compile(t, catchAll, fmt.Sprintf(filter, tt.more))
+		var seen map[string]string
+		req := Request{Source: netip.MustParseAddrPort("10.0.0.9:1"), Destination: netip.MustParseAddrPort("10.0.0.1:8080"), Protocol: "HTTP/1.1", Method: "GET", Authority: "a", Path: "/"}
+		req.Headers.Add("user-agent", "x")
+		req.Headers.Add("x-other", "y")
+		p.Evaluate(req, Env{RequestID: "id", Authorize: func(a Check) Answer {
+			seen = a.GRPC.GetAttributes().GetRequest().GetHttp().GetHeaders()
+			return Answer{GRPC: &authv3.CheckResponse{}}
+		}}, nil)
+		_, other := seen["x-other"]
+		_, dropped := seen["user-agent"]
+		if other != tt.other || dropped != tt.dropped {
+			t.Errorf("%s: the check carries %v", tt.more, seen)
+		}
+	}
+}
