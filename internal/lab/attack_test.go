@@ -255,7 +255,7 @@ func TestServersEndIdleConnections(t *testing.T) {
 	s := start(t, storyConfig(t))
 	servers := append([]*http.Server{newHTTPServer(http.NotFoundHandler()).Server}, s.servers...)
 	for _, d := range s.Doors() {
-		servers = append(servers, d.server)
+		servers = append(servers, d.server.Server)
 	}
 	for _, server := range servers {
 		if server.IdleTimeout <= time.Minute { // our clients' own

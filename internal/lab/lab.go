@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/lab/control"
+	"postern.dev/postern/internal/lab/gateway"
 	"postern.dev/postern/internal/lab/podproxy"
 	"postern.dev/postern/internal/lab/serving"
 	"postern.dev/postern/internal/manifest"
@@ -79,7 +80,7 @@ type Door struct {
 	Moved int
 
 	listener net.Listener
-	server   *http.Server
+	server   *gateway.Server
 }
 
 // System is a running system.

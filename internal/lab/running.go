@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -148,7 +147,7 @@ func (r *running) startGateways(ctx context.Context, s *System, old *running) er
 		gw.Swap(g.Proxy)
 		r.gateways[g.Workload.String()] = gw
 		for _, port := range g.Proxy.Ports() {
-			if err := r.serve(netip.AddrPortFrom(pod.Addr, port), newHTTPServer(gw.Handler(port))); err != nil {
+			if err := r.serve(netip.AddrPortFrom(pod.Addr, port), httpServerOf(newGatewayServer(gw.Handler(port)))); err != nil {
 				return fmt.Errorf("gateway %s: %w", g.Workload, err)
 			}
 		}
@@ -305,90 +304,3 @@ func portsOf(p *topology.Pod) []uint16 {
 	}
 	return out
 }
-
-// httpServer is an *http.Server as a server.
-type httpServer struct{ *http.Server }
-
-// idleTimeout is how long a connection may be open without a request: longer than
-// our own clients keep one (a minute), so that none is closed under a request.
-const idleTimeout = 2 * time.Minute
-
-func newHTTPServer(h http.Handler) httpServer {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	return httpServer{&http.Server{Handler: h, Protocols: protocols, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: idleTimeout, MaxHeaderBytes: 60 << 10, ErrorLog: quiet}}
-}
-
-func (s httpServer) stop(ctx context.Context) error {
-	if err := s.Shutdown(ctx); err != nil {
-		return s.Server.Close()
-	}
-	return nil
-}
-
-// serveDoor lets this machine in: in memory the gateway's handler serves the
-// door, so that the peer is the machine's own address, which is nobody's pod;
-// to a real Envoy the connection is passed on.
-func (s *System) serveDoor(d *Door) {
-	if s.config.Envoy != "" {
-		s.wg.Go(func() { s.passOn(d) })
-		return
-	}
-	d.server = newHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		r := s.current.Load()
-		g := r.world.GatewayAt(d.Gateway)
-		if g == nil {
-			http.Error(w, "gateway "+d.Gateway+" is not in the manifests any more", http.StatusServiceUnavailable)
-			return
-		}
-		r.gateways[g.Workload.String()].Handler(d.Port).ServeHTTP(w, req)
-	})).Server
-	s.wg.Go(func() { _ = d.server.Serve(d.listener) })
-}
-
-// passOn copies the door's connections to Envoy.
-func (s *System) passOn(d *Door) {
-	for {
-		c, err := d.listener.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			g := s.current.Load().world.GatewayAt(d.Gateway)
-			if g == nil {
-				return
-			}
-			up, err := net.DialTimeout("tcp", netip.AddrPortFrom(g.Workload.Pods[0].Addr, d.Port).String(), 5*time.Second)
-			if err != nil {
-				return
-			}
-			defer up.Close()
-			copyBoth(c.(*net.TCPConn), up.(*net.TCPConn))
-		}()
-	}
-}
-
-func copyBoth(a, b *net.TCPConn) {
-	var wg sync.WaitGroup
-	for _, pair := range [][2]*net.TCPConn{{a, b}, {b, a}} {
-		wg.Go(func() {
-			_, _ = io.Copy(pair[0], pair[1])
-			_ = pair[0].CloseWrite()
-		})
-	}
-	wg.Wait()
-}
-
-func (d *Door) close(ctx context.Context) error {
-	if d.server != nil {
-		if err := d.server.Shutdown(ctx); err != nil {
-			return d.server.Close()
-		}
-		return nil
-	}
-	return d.listener.Close()
-}
-
-func isAddressInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }

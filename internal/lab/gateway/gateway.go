@@ -65,7 +65,11 @@ func (g *Gateway) Swap(p *envoy.Proxy) {
 		if err != nil {
 			return nil, err
 		}
-		return g.config.Dial(ctx, clusterOf(host))
+		c, err := g.config.Dial(ctx, clusterOf(host))
+		if err != nil {
+			return nil, &unreachable{err}
+		}
+		return c, nil
 	}
 	r := &running{proxy: p, authorize: newAuthorizers(dial)}
 	http1 := func(ctx context.Context, proto, addr string) (net.Conn, error) {
@@ -75,10 +79,10 @@ func (g *Gateway) Swap(p *envoy.Proxy) {
 		}
 		return network.ForHTTP1(c), nil
 	}
-	r.transport = &http.Transport{DialContext: http1, DisableCompression: true, MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute}
+	r.transport = &http.Transport{DialContext: http1, DisableCompression: true, MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: maxAnswerHead}
 	h2 := new(http.Protocols)
 	h2.SetUnencryptedHTTP2(true)
-	r.h2c = &http.Transport{DialContext: dial, DisableCompression: true, Protocols: h2}
+	r.h2c = &http.Transport{DialContext: dial, DisableCompression: true, Protocols: h2, MaxResponseHeaderBytes: maxHead}
 	if old := g.current.Swap(r); old != nil {
 		old.close()
 	}
@@ -105,8 +109,9 @@ func (g *Gateway) Handler(port uint16) http.Handler {
 	})
 }
 
-func (g *Gateway) serve(w http.ResponseWriter, req *http.Request, local netip.AddrPort) {
+func (g *Gateway) serve(client http.ResponseWriter, req *http.Request, local netip.AddrPort) {
 	started := time.Now()
+	w := &answer{ResponseWriter: client, last: req.ProtoMajor == 1 && len(req.Header["Upgrade"]) > 0}
 	r := g.current.Load()
 	if r == nil {
 		http.Error(w, "no configuration yet", http.StatusServiceUnavailable)
@@ -114,6 +119,7 @@ func (g *Gateway) serve(w http.ResponseWriter, req *http.Request, local netip.Ad
 	}
 	er, err := fromHTTP(req, local)
 	if err != nil {
+		w.last = req.ProtoMajor == 1
 		refuse(w, err)
 		return
 	}
@@ -132,64 +138,12 @@ func (g *Gateway) serve(w http.ResponseWriter, req *http.Request, local netip.Ad
 	}
 }
 
-// refusal is a request this gateway cannot take as Envoy would.
-type refusal struct {
-	status int
-	text   string
-}
-
-func (r *refusal) Error() string { return r.text }
-
 func refuse(w http.ResponseWriter, err error) {
 	status := http.StatusBadRequest
 	if r, ok := err.(*refusal); ok {
 		status = r.status
 	}
 	http.Error(w, "postern: "+err.Error(), status)
-}
-
-// fromHTTP reads the request as it came on the wire.
-func fromHTTP(req *http.Request, local netip.AddrPort) (envoy.Request, error) {
-	source, err := netip.ParseAddrPort(req.RemoteAddr)
-	if err != nil {
-		return envoy.Request{}, fmt.Errorf("peer address %q: %w", req.RemoteAddr, err)
-	}
-	if req.ProtoMajor == 1 && req.ProtoMinor == 0 {
-		return envoy.Request{}, &refusal{http.StatusUpgradeRequired, "HTTP/1.0 is not spoken here"} // Envoy's answer without accept_http_10
-	}
-	path := req.RequestURI
-	if req.Method != http.MethodConnect && !strings.HasPrefix(path, "/") {
-		// absolute form: net/http took the host from it already
-		_, rest, ok := strings.Cut(path, "://")
-		if !ok {
-			return envoy.Request{}, &refusal{http.StatusBadRequest, "got a target that is neither a path nor a URL"}
-		}
-		path = "/"
-		if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-			path = rest[i:]
-			if path[0] != '/' {
-				path = "/" + path
-			}
-		}
-	}
-	proto := "HTTP/1.1"
-	if req.ProtoMajor == 2 {
-		proto = "HTTP/2"
-	}
-	er := envoy.Request{Source: netip.AddrPortFrom(source.Addr().Unmap(), source.Port()), Destination: local, Protocol: proto, Scheme: "http", Method: req.Method, Authority: req.Host, Path: path}
-	for name, values := range req.Header {
-		for _, v := range values {
-			er.Headers.Add(strings.ToLower(name), v)
-		}
-	}
-	// net/http takes these out of the header map.
-	if req.ContentLength > 0 {
-		er.Headers.Add("content-length", strconv.FormatInt(req.ContentLength, 10))
-	}
-	for name := range req.Trailer {
-		er.Headers.Add("trailer", strings.ToLower(name))
-	}
-	return er, nil
 }
 
 // requestID is a random UUID (version 4), as Envoy's uuid extension makes one.
@@ -208,9 +162,6 @@ func writeLocal(w http.ResponseWriter, o envoy.Outcome) {
 		if h.Name != "content-length" {
 			w.Header().Add(h.Name, h.Value)
 		}
-	}
-	if o.Body == "" && w.Header().Get("Content-Type") == "" {
-		w.Header()["Content-Type"] = nil // net/http must not guess one
 	}
 	w.WriteHeader(o.Status)
 	_, _ = io.WriteString(w, o.Body)
@@ -233,6 +184,8 @@ func (g *Gateway) forward(w http.ResponseWriter, req *http.Request, r *running, 
 	if ct := req.Header.Get("Content-Type"); req.ProtoMajor == 2 && strings.HasPrefix(ct, "application/grpc") {
 		transport = r.h2c
 	}
+	body := &clientBody{ReadCloser: req.Body}
+	req.Body = body
 	began := time.Now()
 	proxy := httputil.ReverseProxy{
 		Transport:     transport,
@@ -243,27 +196,26 @@ func (g *Gateway) forward(w http.ResponseWriter, req *http.Request, r *running, 
 			p.Out.Header = toHTTP(o.Request.Headers)
 		},
 		ModifyResponse: func(resp *http.Response) error {
+			if err := wellFormed(resp); err != nil {
+				return err
+			}
+			if transport != r.h2c {
+				dropTrailers(resp)
+			}
 			applyResponse(resp.Header, o.Response)
 			resp.Header.Set("X-Envoy-Upstream-Service-Time", strconv.FormatInt(time.Since(began).Milliseconds(), 10))
 			resp.Header.Set("Server", "istio-envoy")
 			return nil
 		},
-		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) { upstreamFailed(w, req, err) },
+		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) {
+			if body.broken.Load() {
+				refuse(w, badRequest("the body cannot be read"))
+				return
+			}
+			upstreamFailed(w, req, err)
+		},
 	}
 	proxy.ServeHTTP(w, req)
-}
-
-// upstreamFailed answers as Envoy does when the upstream cannot be reached
-// (503) or the route's time-out is over (504).
-func upstreamFailed(w http.ResponseWriter, req *http.Request, err error) {
-	status, body := http.StatusServiceUnavailable, "upstream connect error or disconnect/reset before headers. "+err.Error()
-	if req.Context().Err() == context.DeadlineExceeded {
-		status, body = http.StatusGatewayTimeout, "upstream request timeout"
-	}
-	w.Header().Set("Server", "istio-envoy")
-	w.Header().Set("Content-Type", "text/plain")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, body)
 }
 
 func toHTTP(in envoy.Headers) http.Header {
@@ -277,18 +229,4 @@ func toHTTP(in envoy.Headers) http.Header {
 		out["User-Agent"] = nil // net/http must not add its own
 	}
 	return out
-}
-
-func applyResponse(h http.Header, c envoy.ResponseChange) {
-	for _, op := range c {
-		there := len(h.Values(op.Name)) > 0
-		switch {
-		case op.Action == envoy.RemoveHeader:
-			h.Del(op.Name)
-		case op.Action == envoy.SetHeader, op.Action == envoy.SetHeaderIfThere && there:
-			h.Set(op.Name, op.Value)
-		case op.Action == envoy.AddHeader, op.Action == envoy.AddHeaderIfAbsent && !there:
-			h.Add(op.Name, op.Value)
-		}
-	}
 }

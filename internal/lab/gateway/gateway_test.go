@@ -57,7 +57,10 @@ func start(t *testing.T, upstream, authorizer http.Handler) *httptest.Server {
 		return new(net.Dialer).DialContext(ctx, "tcp", addr[cluster])
 	}})
 	g.Swap(proxy)
-	front := httptest.NewServer(g.Handler(8080))
+	server := NewServer(g.Handler(8080))
+	front := httptest.NewUnstartedServer(nil)
+	front.Config, front.Listener = server.Server, heads{front.Listener}
+	front.Start()
 	t.Cleanup(func() { front.Close(); g.Close(); up.Close(); auth.Close() })
 	return front
 }
@@ -253,5 +256,50 @@ func TestWithoutConfigurationItRefuses(t *testing.T) {
 	g.Handler(8080).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	if w.Code != http.StatusServiceUnavailable {
 		t.Errorf("got %d, want 503", w.Code)
+	}
+}
+
+// Of an answer nothing reaches the client before or behind the route's changes: no
+// informational response, no HTTP/1 trailer; and nobody guesses its type.
+func TestAnswersAreWhatTheRouteMadeOfThem(t *testing.T) {
+	front := start(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "</secret>")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Del("Link")
+		w.Header()["Content-Type"] = nil
+		w.Header().Set("Trailer", "X-Declared")
+		w.WriteHeader(http.StatusOK)
+		_, _ = io.WriteString(w, "<html>")
+		w.Header().Set("X-Declared", "1")
+		w.Header().Set(http.TrailerPrefix+"X-Undeclared", "1")
+	}), http.HandlerFunc(allow))
+	resp := send(t, front, "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n")
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK || string(body) != "<html>" {
+		t.Errorf("got %d %q, %v", resp.StatusCode, body, err)
+	}
+	if len(resp.Trailer) != 0 || resp.Header.Get("Content-Type") != "" {
+		t.Errorf("got trailers %v and headers %v", resp.Trailer, resp.Header)
+	}
+}
+
+// What is wrong with an answer is 502, what keeps one from coming 503.
+func TestAnswersThatAreRefused(t *testing.T) {
+	front := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/large":
+			w.Header().Set("X", strings.Repeat("x", maxAnswerHead))
+		case "/many":
+			for i := range maxHeaders + 1 {
+				w.Header().Set(fmt.Sprint("X-", i), "1")
+			}
+		case "/ended":
+			panic(http.ErrAbortHandler)
+		}
+	}), http.HandlerFunc(allow))
+	for path, want := range map[string]int{"/": 200, "/large": 502, "/many": 502, "/ended": 503, "/gone": 503} {
+		if resp := send(t, front, "GET "+path+" HTTP/1.1\r\nHost: a\r\n\r\n"); resp.StatusCode != want {
+			t.Errorf("%s: got %d, want %d", path, resp.StatusCode, want)
+		}
 	}
 }
