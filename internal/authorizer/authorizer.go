@@ -230,6 +230,8 @@ func (a *Authorizer) malformed(req Request) (Verdict, bool) {
 		return a.refuse(req, http.StatusBadRequest, Unrepresentable, "CONNECT is not served here"), true
 	case req.Path[0] != '/' && req.Path != "*":
 		return a.refuse(req, http.StatusBadRequest, Unrepresentable, "want a path"), true
+	case a.strip.nominated(req.Headers["connection"]):
+		return a.refuse(req, http.StatusBadRequest, Unrepresentable, "Connection may not name a header that says who calls"), true
 	}
 	return Verdict{}, false
 }

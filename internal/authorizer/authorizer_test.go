@@ -109,6 +109,9 @@ func TestDecide(t *testing.T) {
 		{"two that claim one host", ask(8080, outside, "GET", "twin.example.com", "/", adaCookie), 403, territory.AmbiguousHost, ""},
 		{"an unknown door", ask(8443, podAddr, "GET", openIn, "/", adaCookie), 503, territory.UnknownDoor, ""},
 		{"CONNECT", ask(8080, outside, "CONNECT", dashboard, "/"), 400, Unrepresentable, ""},
+		{"a websocket", ask(8081, podAddr, "GET", openIn, predictPath, "upgrade: websocket", "connection: keep-alive, Upgrade"), 200, Allowed, ""},
+		{"a websocket that takes the caller's name away", ask(8081, podAddr, "GET", openIn, predictPath, "upgrade: websocket", "connection: Upgrade, X-Postern_Caller"), 400, Unrepresentable, ""},
+		{"a websocket that takes the person's name away", ask(8080, outside, "GET", dashboard, "/", "upgrade: websocket", "connection: Upgrade,kubeflow-userid ", adaCookie), 400, Unrepresentable, ""},
 		{"no path", ask(8080, outside, "GET", dashboard, "x"), 400, Unrepresentable, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

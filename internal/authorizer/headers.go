@@ -121,6 +121,21 @@ func (p *patterns) match(name string) bool {
 	return false
 }
 
+// nominated tells whether a client's Connection names one of the headers that say who
+// calls. Of an upgrade Envoy passes Connection on (it removes what is named before any
+// filter of other requests only), and a proxy before the model takes the named headers
+// away, ours among them: net/http/httputil's does, which is Knative's queue-proxy.
+func (s stripper) nominated(connection []string) bool {
+	for _, list := range connection {
+		for name := range strings.SplitSeq(list, ",") {
+			if s.identity.match(strings.ToLower(strings.TrimSpace(name))) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // without is what remains of a list of names when some are set.
 type without struct{ set, rest []string }
 
