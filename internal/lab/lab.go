@@ -270,12 +270,18 @@ func (s *System) lookupPod(namespace, name string) (control.Pod, error) {
 func (s *System) openPodProxy() error {
 	s.proxy = podproxy.New(func(ctx context.Context, pod, addr string) (net.Conn, error) {
 		ns, name, _ := strings.Cut(pod, "/")
-		r := s.current.Load()
+		r := s.enter()
 		p, ok := r.world.Topology.Pod(ns, name)
 		if !ok {
+			r.leave()
 			return nil, fmt.Errorf("pod %s is gone", pod)
 		}
-		return r.dialFrom(ctx, p, addr)
+		c, err := r.dialFrom(ctx, p, addr)
+		if err != nil {
+			r.leave()
+			return nil, err
+		}
+		return &entered{Conn: c, r: r}, nil
 	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

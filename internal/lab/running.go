@@ -32,6 +32,7 @@ type running struct {
 	servers  []server
 	notes    []string      // of models that could not be loaded
 	turn     atomic.Uint32 // which of several endpoints is next
+	users    atomic.Int64  // requests and connections from outside of the pods that are under way in it
 
 	// judge is the world's posternd, nil without one, and what it is to know.
 	judge    *authorizer.Authorizer
@@ -256,11 +257,42 @@ func (r *running) stopServers(ctx context.Context) {
 	r.servers = nil
 }
 
+// enter gives the world in force to one who must leave it: until then it is not
+// stopped.
+func (s *System) enter() *running {
+	for {
+		r := s.current.Load()
+		r.users.Add(1)
+		if s.current.Load() == r { // else it may be stopped already
+			return r
+		}
+		r.leave()
+	}
+}
+
+func (r *running) leave() { r.users.Add(-1) }
+
+// entered is a connection whose world is left when it is closed.
+type entered struct {
+	net.Conn
+	once sync.Once
+	r    *running
+}
+
+func (c *entered) Close() error {
+	c.once.Do(c.r.leave)
+	return c.Conn.Close()
+}
+
 // drain lets the requests of a replaced world finish, then ends what the new
-// one did not take over.
+// one did not take over. Its servers stop together and only when nobody is left: one
+// request goes through several of them.
 func (r *running) drain(next *running, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	for r.users.Load() > 0 && ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond)
+	}
 	r.stopServers(ctx)
 	if err := r.closePrograms(next); err != nil {
 		r.config.Log.Warn("closing replaced programs", "error", err)

@@ -62,7 +62,8 @@ func (s *System) serveDoor(d *Door) {
 		return
 	}
 	d.server = newGatewayServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		r := s.current.Load()
+		r := s.enter()
+		defer r.leave()
 		g := r.world.GatewayAt(d.Gateway)
 		if g == nil {
 			http.Error(w, "gateway "+d.Gateway+" is not in the manifests any more", http.StatusServiceUnavailable)
