@@ -15,7 +15,6 @@ import (
 	"sort"
 	"strings"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 
@@ -45,9 +44,7 @@ type program struct {
 // wrapped.
 func (p *program) server(h http.Handler) server {
 	if p.authorizer != nil {
-		g := grpc.NewServer()
-		authv3.RegisterAuthorizationServer(g, authorizer.Server{Authorizer: p.authorizer})
-		return grpcServer{g, p.authorizer}
+		return grpcServer{authorizer.NewServer(p.authorizer), p.authorizer}
 	}
 	return newHTTPServer(h)
 }
@@ -243,7 +240,7 @@ func (s *System) posterndMaker(r *running, wl *topology.Workload) (maker, error)
 		if err != nil {
 			return nil, obj.Errorf("data.config.yaml", "%v", err)
 		}
-		return &program{authorizer: a, config: cfg}, nil
+		return &program{authorizer: a, config: cfg, close: func() error { a.Close(); return nil }}, nil
 	}}, nil
 }
 
