@@ -113,6 +113,9 @@ end
 // clears the cached route (Envoy's Lua filter, HeaderMapWrapper).
 type forwardedHost struct{ name string }
 
+// KnownLua tells whether a script is the one that the engine follows.
+func KnownLua(code string) bool { return strings.TrimSpace(code) == strings.TrimSpace(luaHost) }
+
 func compileLua(name string, c *luav3.Lua) filter {
 	code := c.GetDefaultSourceCode().GetInlineString()
 	if code == "" {
@@ -121,7 +124,7 @@ func compileLua(name string, c *luav3.Lua) filter {
 	if extra := fieldsBut(c, "inline_code", "default_source_code"); len(extra) > 0 {
 		return notModelled{strings.Join(extra, ", ")}
 	}
-	if strings.TrimSpace(code) != strings.TrimSpace(luaHost) {
+	if !KnownLua(code) {
 		return notModelled{"script of Lua filter " + name}
 	}
 	return forwardedHost{name}

@@ -153,6 +153,11 @@ func (e *Envoy) write(r envoy.Resources, endpoints func(string) []netip.AddrPort
 	if err != nil {
 		return err
 	}
+	for i, found := range []string{beyond(clusters, "clusters"), beyond(listeners, "listeners")} {
+		if found != "" {
+			return fmt.Errorf("the %s of the configuration reach beyond Envoy's connections, which is not done on this machine: %s", []string{"clusters", "listeners"}[i], found)
+		}
+	}
 	version := fmt.Sprint(time.Now().UnixNano())
 	for _, f := range []struct {
 		name      string
