@@ -263,3 +263,55 @@ func TestServersEndIdleConnections(t *testing.T) {
 		}
 	}
 }
+
+// What is not solved: an application that no rule opens stays behind login as it was,
+// and gets what it got, the session's cookie included, with which it could act as the
+// person. DESIGN.md says so.
+func TestResidualAnUnboundApplicationSeesTheSession(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		bound bool
+		seen  bool
+	}{{"bound to people", true, false}, {"unbound", false, true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := storyConfig(t)
+			c.Load = func() (*manifest.Set, error) {
+				set, err := storyAnd(`
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: people, namespace: backend}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: postern-call}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: user@example.com}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: postern-call}
+rules: [{apiGroups: [networking.istio.io], resources: [virtualservices], verbs: [call]}]
+`)
+				if err != nil || tt.bound {
+					return set, err
+				}
+				var kept []*manifest.Object
+				for o := range set.All() {
+					if o.Kind != "RoleBinding" || o.Meta.Namespace != "backend" {
+						kept = append(kept, o)
+					}
+				}
+				return manifest.New(kept...)
+			}
+			s := start(t, c)
+			outside := s.Doors()[0].URL
+			cookies, err := LogIn(context.Background(), outside, "user@example.com", "12341234")
+			if err != nil {
+				t.Fatal(err)
+			}
+			status, body, _ := s.do(t, call{url: outside + "/", host: "orders.example.com", header: sending(cookies)})
+			if status != http.StatusOK || !strings.Contains(body, "user@example.com") {
+				t.Fatalf("got %d %s", status, body)
+			}
+			if seen := strings.Contains(body, "authservice_session="); seen != tt.seen {
+				t.Errorf("the application sees the session: got %v, want %v\n%s", seen, tt.seen, body)
+			}
+		})
+	}
+}
