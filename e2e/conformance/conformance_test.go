@@ -5,6 +5,7 @@ package conformance
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -183,7 +184,10 @@ type pair struct {
 const cannotTell = "the engine cannot tell: "
 
 func run(t *testing.T, c configuration, n int, seed uint64, host byte) {
-	p := start(t, c, host)
+	p, err := start(t, c, host)
+	if err != nil {
+		t.Fatal(err)
+	}
 	v := read(c.resources, p.proxy.Ports())
 	const workers = 16
 	var wg sync.WaitGroup
@@ -217,7 +221,8 @@ func run(t *testing.T, c configuration, n int, seed uint64, host byte) {
 	p.coverage.report(t, c.name, n)
 }
 
-func start(t *testing.T, c configuration, host byte) *pair {
+// start runs a configuration in both. An error is one that Envoy does not take.
+func start(t *testing.T, c configuration, host byte) (*pair, error) {
 	t.Helper()
 	program, err := filepath.Abs("../../.tools/envoy/bin/envoy")
 	if err != nil {
@@ -252,6 +257,9 @@ func start(t *testing.T, c configuration, host byte) *pair {
 		}
 		return nil
 	}}, c.resources)
+	if errors.Is(err, realenvoy.ErrRefused) {
+		return nil, err
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +268,7 @@ func start(t *testing.T, c configuration, host byte) *pair {
 			t.Error(err)
 		}
 	})
-	return p
+	return p, nil
 }
 
 // compare sends a request and says where Envoy and the engine differ, "" for
@@ -287,19 +295,20 @@ func (p *pair) compare(c *client, q request, id string) string {
 		}}
 		return p.proxy.Evaluate(q.engine(netip.AddrPortFrom(p.client, 1), netip.AddrPortFrom(p.gateway, q.port)), env, trace)
 	}
+	// Envoy's dice choose among weighted clusters: some choice must fit.
 	o := evaluate(0)
-	if up != nil { // Envoy's dice chose among weighted clusters
-		random := uint64(0)
-		for _, share := range o.Shares {
-			if share.Cluster == up.cluster {
-				o = evaluate(random)
-				break
-			}
-			random += uint64(share.Weight)
+	diff, random := p.differ(q, o, r, up, check, asked, grpcCheck, askedGRPC), uint64(0)
+	for _, share := range o.Shares {
+		if diff == "" {
+			break
+		}
+		if random += uint64(share.Weight); share.Cluster != o.Shares[len(o.Shares)-1].Cluster {
+			o = evaluate(random)
+			diff = p.differ(q, o, r, up, check, asked, grpcCheck, askedGRPC)
 		}
 	}
 	p.coverage.count(o, trace)
-	return p.differ(q, o, r, up, check, asked, grpcCheck, askedGRPC)
+	return diff
 }
 
 func (p *pair) differ(q request, o envoy.Outcome, r reply, up, check, asked *message, grpcCheck, askedGRPC *authv3.CheckRequest) string {

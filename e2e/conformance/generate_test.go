@@ -177,7 +177,18 @@ func (v vocabulary) generate(r *rand.Rand, id int, tokens *mint) request {
 		q.target = "/"
 	}
 	if tokens != nil && r.IntN(3) > 0 {
-		q.headers.Add("Authorization", ascii(tokens.header(r)))
+		switch value := ascii(tokens.header(r)); {
+		case r.IntN(12) == 0:
+			q.headers.Add("x-token", strings.Replace(value, "Bearer ", pick(r, []string{"", "T "}), 1))
+		case r.IntN(12) == 0 && strings.HasPrefix(q.target, "/"):
+			sep := "?"
+			if strings.Contains(q.target, "?") {
+				sep = "&"
+			}
+			q.target += sep + "token=" + strings.NewReplacer("Bearer ", "", " ", "%20").Replace(value) + pick(r, []string{"", "&z=1"})
+		default:
+			q.headers.Add("Authorization", value)
+		}
 	}
 	if r.IntN(8) == 0 {
 		twistForm(r, &q)

@@ -177,7 +177,7 @@ func (w *witness) one(c net.Conn, r *bufio.Reader, cluster string, authorizer bo
 	if authorizer {
 		w.checks[id] = m
 		answer = raw(httpRule(m))
-	} else if strings.HasSuffix(m.host, "-shadow") || strings.Contains(m.host, "-shadow:") { // a mirrored copy
+	} else if internal { // a mirrored copy
 		w.mirrored++
 	} else {
 		w.upstream[id] = m

@@ -23,6 +23,7 @@ import (
 // keys it puts in the place of theirs.
 type mint struct {
 	issuers, audiences []string
+	keys               string // a key set in JSON
 	rsa, foreign       *rsa.PrivateKey
 	ecdsa              *ecdsa.PrivateKey
 }

@@ -167,7 +167,7 @@ func (rt *route) forward(s *stream) *Outcome {
 	if len(s.response) > 0 {
 		response = append(response, s.response.outwards()...)
 	}
-	return s.answer(Outcome{Kind: Forward, Cluster: s.cluster(), Shares: a.shares(), Mirrors: a.mirrors, Timeout: timeout, Upgrade: s.upgrade, Response: response,
+	return s.answer(Outcome{Kind: Forward, Cluster: s.cluster(), Mirrors: a.mirrors, Timeout: timeout, Upgrade: s.upgrade, Response: response,
 		Request: Upstream{Method: s.method, Authority: s.authority, Path: s.path, Headers: s.headers}})
 }
 

@@ -14,7 +14,7 @@ func (s *stream) codec(req *Request) *Outcome {
 	if req.Protocol == "HTTP/2" {
 		return s.codec2(req)
 	}
-	if req.Method != "GET" && req.Method != "POST" && !slices.Contains(methods, req.Method) || !s.target(req) || !validAuthority(req.Authority) {
+	if req.Method != "GET" && req.Method != "POST" && !slices.Contains(methods, req.Method) || !s.target(req) {
 		return s.local(400, "Bad Request", "http1.codec_error")
 	}
 	switch {
@@ -24,6 +24,8 @@ func (s *stream) codec(req *Request) *Outcome {
 		return s.local(403, "Forbidden", "http1.https_in_plaintext")
 	case req.Protocol == "HTTP/1.0":
 		return s.local(426, "Upgrade Required", "low_version")
+	case !validAuthority(req.Authority):
+		return s.local(400, "Bad Request", "http1.codec_error")
 	}
 	switch {
 	case req.Authority == "":
@@ -125,7 +127,7 @@ func splitURL(s string) (host, port, path string, ok bool) {
 	} else {
 		host, digits, found = strings.Cut(host, ":")
 		for i := range len(host) {
-			if c := host[i]; !unreserved(c) || c == '~' {
+			if c := host[i]; !unreserved(c) || c == '~' || c == '_' {
 				return "", "", "", false
 			}
 		}
@@ -153,7 +155,9 @@ func (s *stream) codec2(req *Request) *Outcome {
 		h := &req.Headers[i]
 		switch h.Name {
 		case "host":
-			cookies = 2
+			if cookies = 2; strings.Contains(h.Value, "@") || !validAuthority(h.Value) {
+				return malformed()
+			}
 		case "cookie":
 			cookies++
 		case "connection", "upgrade", "keep-alive", "proxy-connection", "transfer-encoding":

@@ -20,6 +20,7 @@ type connManager struct {
 	certificate      hcmv3.HttpConnectionManager_ForwardClientCertDetails
 	certificateParts *hcmv3.HttpConnectionManager_SetCurrentClientCertDetails
 	unmodelled       []string
+	rarer
 }
 
 func compileConnManager(h *hcmv3.HttpConnectionManager, egress bool) *connManager {
@@ -45,15 +46,11 @@ func compileConnManager(h *hcmv3.HttpConnectionManager, egress bool) *connManage
 		"request_id_extension", "internal_address_config",
 		"forward_client_cert_details", "set_current_client_cert_details",
 		// judged below
-		"path_with_escaped_slashes_action", "http_protocol_options", "http2_protocol_options", "common_http_protocol_options", "proxy_100_continue",
+		"path_with_escaped_slashes_action", "strip_any_host_port", "strip_matching_host_port", "strip_trailing_host_dot", "xff_num_trusted_hops", "skip_xff_append", "http_protocol_options", "http2_protocol_options", "common_http_protocol_options", "proxy_100_continue",
 	)...)
-	switch h.PathWithEscapedSlashesAction {
-	case hcmv3.HttpConnectionManager_IMPLEMENTATION_SPECIFIC_DEFAULT, hcmv3.HttpConnectionManager_KEEP_UNCHANGED:
-	default:
-		c.unmodelled = append(c.unmodelled, "HttpConnectionManager.path_with_escaped_slashes_action="+h.PathWithEscapedSlashesAction.String())
-	}
+	c.rarer = compileRarer(h)
 	c.unmodelled = append(c.unmodelled, fieldsBut(h.HttpProtocolOptions, "accept_http_10", "default_host_for_http_10")...)
-	c.unmodelled = append(c.unmodelled, fieldsBut(h.CommonHttpProtocolOptions, "idle_timeout", "max_connection_duration")...)
+	c.unmodelled = append(c.unmodelled, fieldsBut(h.CommonHttpProtocolOptions, "idle_timeout", "max_connection_duration", "headers_with_underscores_action", "max_headers_count", "max_requests_per_connection", "max_stream_duration")...)
 	if h.InternalAddressConfig != nil {
 		c.unmodelled = append(c.unmodelled, fieldsBut(h.InternalAddressConfig)...)
 	}
@@ -65,10 +62,14 @@ type stream struct {
 	method, authority, path, protocol, scheme string
 	headers                                   Headers
 	source, destination                       netip.AddrPort
+	remote                                    netip.Addr // the client, as x-forwarded-for is trusted
+	protoless                                 bool       // x-forwarded-proto is there and empty: no route matches
+	keyless                                   string     // the keys that a token would need
 	metadata                                  metadata
 	upgrade                                   string
 	refused                                   bool           // the upgrade is none of those that are allowed
 	response                                  ResponseChange // what the filters want
+	off                                       uint64         // the filters that the route chosen first switches off
 	branch                                    *branch        // the cluster of the route in force
 	outcome                                   Outcome
 	seen                                      headerClass // of the headers that came
@@ -99,8 +100,12 @@ func (c *connManager) accept(req Request, s *stream) *Outcome {
 	if o := s.codec(&req); o != nil {
 		return o
 	}
+	if o := c.rarer.form(s, &req); o != nil {
+		return o
+	}
 	s.method, s.authority, s.protocol = req.Method, req.Authority, req.Protocol
 	s.source, s.destination = req.Source, req.Destination
+	s.remote = req.Source.Addr().Unmap()
 	s.combine(req.Headers, c.useRemoteAddress)
 
 	path := req.Path
@@ -108,6 +113,17 @@ func (c *connManager) accept(req Request, s *stream) *Outcome {
 	traits, _ := targetTraits(path)
 	if traits&pathFragment != 0 {
 		path, _, _ = strings.Cut(path, "#") // http_reject_path_with_fragment is false in Istio's bootstrap
+	}
+	if traits&pathUnusual != 0 {
+		plain, stop := c.slash(path)
+		switch {
+		case !stop:
+		case c.slashes == hcmv3.HttpConnectionManager_REJECT_REQUEST:
+			return s.local(400, "", "path_normalization_failed")
+		default:
+			return s.redirectPlain(c, plain)
+		}
+		path = plain
 	}
 	if c.normalize && traits&(pathUnusual|pathInvalid) != 0 {
 		ok := false
@@ -168,14 +184,26 @@ func (c *connManager) headers(s *stream) *Outcome {
 	if s.peer.addr == localhost4 || s.peer.addr == localhost6 {
 		shown = s.own.of(s.destination.Addr())
 	}
+	external := peer
 	if s.seen&headerForwardedFor != 0 {
 		if xff, ok := s.headers.Get("x-forwarded-for"); ok && xff != "" {
+			if c.hops > 0 {
+				if a, ok := fromForwardedFor(xff, c.hops-1); ok {
+					s.remote, external = a.Unmap(), a.Unmap().String()
+				}
+			}
 			shown = xff + "," + shown
 		}
 	}
-	s.put(headerForwardedFor, "x-forwarded-for", shown)
-	s.put(headerForwardedProto, "x-forwarded-proto", "http")
-	s.put(headerExternalAddress, "x-envoy-external-address", peer)
+	if !c.keepXFF {
+		s.put(headerForwardedFor, "x-forwarded-for", shown)
+	}
+	if proto, there := s.headers.Get("x-forwarded-proto"); c.hops > 0 && there {
+		s.protoless = proto == ""
+	} else {
+		s.put(headerForwardedProto, "x-forwarded-proto", "http")
+	}
+	s.put(headerExternalAddress, "x-envoy-external-address", external)
 	s.put(headerRequestID, "x-request-id", s.env.RequestID)
 	if s.seen&headerClientCert != 0 || s.tls != nil {
 		c.clientCertificate(s)

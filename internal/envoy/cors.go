@@ -131,11 +131,11 @@ func (f cors) decode(s *stream) *Outcome {
 	if p.credentials {
 		answer = append(answer, Header{"access-control-allow-credentials", "true"})
 	}
+	if p.expose != "" {
+		answer = append(answer, Header{"access-control-expose-headers", p.expose})
+	}
 	if !preflight {
 		s.reach("origin allowed")
-		if p.expose != "" {
-			answer = append(answer, Header{"access-control-expose-headers", p.expose})
-		}
 		for _, h := range answer {
 			s.answering(SetHeader, h.Name, h.Value)
 		}

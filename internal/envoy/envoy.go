@@ -60,7 +60,6 @@ type Outcome struct {
 
 	// Forward.
 	Cluster string
-	Shares  []Share  // of a route that leads to several clusters: Cluster is the one Env.Random chose
 	Mirrors []string // clusters that get a copy, with "-shadow" behind the host
 	Request Upstream
 	Timeout time.Duration // of the route; zero is none
@@ -68,6 +67,9 @@ type Outcome struct {
 	// Response is applied to the upstream's answer.
 	Response ResponseChange
 
+	// Shares are those of a route that leads to several clusters: Env.Random chose
+	// among them, and another choice may be another answer.
+	Shares []Share
 	// Route is the one in force at the end, nil when none matched.
 	Route *RouteInfo
 }
@@ -124,6 +126,9 @@ type Answer struct {
 type Env struct {
 	// Authorize asks an authorizer. If nil, a request that needs one is Unknown.
 	Authorize func(Check) Answer
+	// Keys fetches a provider's remote key set. If nil, a request whose token needs
+	// one is Unknown.
+	Keys func(KeySource) (jwks string, err error)
 	// RequestID is the x-request-id Envoy makes up for this request.
 	RequestID string
 	// Random decides among weighted clusters.

@@ -28,12 +28,13 @@ type Finding struct {
 }
 
 type listener struct {
-	name    string
-	conn    *connManager
-	filters []named
-	routes  *routeTable
-	inbound *inbound // instead of all but the name: several filter chains
-	unknown string   // not an HTTP listener this engine models, and why
+	name     string
+	conn     *connManager
+	filters  []named
+	responds bool // one of them changes every answer
+	routes   *routeTable
+	inbound  *inbound // instead of all but the name: several filter chains
+	unknown  string   // not an HTTP listener this engine models, and why
 }
 
 // Compile builds a Proxy from a proxy's resources. An error means that Envoy
@@ -133,6 +134,8 @@ func (l *listener) http(h *hcmv3.HttpConnectionManager, egress bool, tables map[
 		}
 		if f != nil {
 			l.filters = append(l.filters, named{hf.Name, f})
+			_, responds := f.(*headerMutation)
+			l.responds = l.responds || responds
 		}
 	}
 	return nil
@@ -243,27 +246,37 @@ func (l *listener) run(s *stream) *Outcome {
 		return unknown(s.unknown)
 	}
 	if s.refused && s.choose() && s.route != nil {
-		return s.local(403, "", "upgrade_failed")
+		o := s.local(403, "", "upgrade_failed")
+		if why := l.respond(s); why != nil {
+			return why
+		}
+		return o
 	}
-	var off uint64 // the filters that the route chosen first switches off
 	if l.routes.switches {
 		if !s.choose() {
 			return unknown(s.unknown)
 		}
 		for i, f := range l.filters {
 			if s.switchedOff(f.name) {
-				off |= 1 << i
+				s.off |= 1 << i
 			}
 		}
 	}
 	for i, f := range l.filters {
 		s.at = i
-		if off&(1<<i) != 0 {
+		if s.off&(1<<i) != 0 {
 			continue
 		}
-		if o := f.decode(s); o != nil {
-			return o
+		o := f.decode(s)
+		if o == nil {
+			continue
 		}
+		if o.Kind == Local {
+			if why := l.respond(s); why != nil {
+				return why
+			}
+		}
+		return o
 	}
 	return unknown("a filter chain without a router")
 }
@@ -304,6 +317,9 @@ func (r router) decode(s *stream) *Outcome {
 		s.reach("no cluster")
 		return s.local(503, "", "cluster_not_found")
 	}
+	if why := s.listener.respond(s); why != nil {
+		return why
+	}
 	s.reach("forwarded")
 	return rt.forward(s)
 }
@@ -336,13 +352,28 @@ func (s *stream) localGRPC(status int, body, details string, grpc int) *Outcome 
 		if body != "" && s.method != "HEAD" {
 			o.Headers.Add("grpc-message", body)
 		}
-		return o
+		return s.byRoute(o)
 	}
 	if body != "" || s.protocol != "HTTP/2" {
 		o.Headers.Add("content-length", strconv.Itoa(len(body)))
 	}
 	if body != "" {
 		o.Headers.Add("content-type", "text/plain")
+	}
+	return s.byRoute(o)
+}
+
+// byRoute applies the header options of the route in force to a reply Envoy makes
+// by itself, if the route leads to a cluster (FilterManager::sendLocalReply).
+func (s *stream) byRoute(o *Outcome) *Outcome {
+	if !s.chosen || s.route == nil || s.route.action == nil {
+		return o
+	}
+	for _, c := range [...]*headerChange{&s.branch.change, &s.route.change, &s.route.host.change, &s.routes.change} {
+		if c.unmodelled != "" {
+			return unknown(c.unmodelled)
+		}
+		c.response(nil).Apply(&o.Headers)
 	}
 	return o
 }

@@ -27,6 +27,9 @@ type extAuthz struct {
 	onError   int
 	clear     bool     // clear_route_cache
 	routeMeta []string // route_metadata_context_namespaces
+	meta      []string // metadata_context_namespaces
+	failMark  bool     // failure_mode_allow_header_add
+	extra     []Header // headers_to_add of an HTTP check
 
 	someHeaders    bool // allowed_headers limits what a gRPC check shows
 	pathPrefix     string
@@ -40,9 +43,11 @@ type extAuthz struct {
 }
 
 func compileExtAuthz(name string, c *extauthzv3.ExtAuthz) (filter, error) {
-	f := &extAuthz{name: name, failOpen: c.FailureModeAllow, onError: 403, clear: c.ClearRouteCache, routeMeta: c.RouteMetadataContextNamespaces}
+	f := &extAuthz{name: name, failOpen: c.FailureModeAllow, onError: 403, clear: c.ClearRouteCache, routeMeta: c.RouteMetadataContextNamespaces,
+		meta: c.MetadataContextNamespaces, failMark: c.FailureModeAllowHeaderAdd}
 	f.unmodelled = fieldsBut(c, "grpc_service", "http_service", "transport_api_version", "failure_mode_allow", "status_on_error", "clear_route_cache",
-		"filter_enabled_metadata", "stat_prefix", "route_metadata_context_namespaces", "allowed_headers", "disallowed_headers")
+		"filter_enabled_metadata", "stat_prefix", "route_metadata_context_namespaces", "allowed_headers",
+		"disallowed_headers", "metadata_context_namespaces", "failure_mode_allow_header_add", "filter_enabled", "charge_cluster_response_stats", "emit_filter_state_stats", "enable_dynamic_metadata_ingestion")
 	if code := c.GetStatusOnError().GetCode(); code != 0 {
 		f.onError = int(code)
 	}
@@ -60,6 +65,14 @@ func compileExtAuthz(name string, c *extauthzv3.ExtAuthz) (filter, error) {
 		return nil, fmt.Errorf("filter %s: disallowed_headers: %w", name, err)
 	}
 	f.someHeaders = c.AllowedHeaders != nil
+	if p := c.FilterEnabled; p != nil {
+		switch chance(p.GetDefaultValue()) {
+		case no:
+			return nil, nil
+		case maybe:
+			f.unmodelled = append(f.unmodelled, "ExtAuthz.filter_enabled: a check by chance")
+		}
+	}
 	switch s := c.Services.(type) {
 	case *extauthzv3.ExtAuthz_GrpcService:
 		f.grpc = true
@@ -67,9 +80,7 @@ func compileExtAuthz(name string, c *extauthzv3.ExtAuthz) (filter, error) {
 		f.unmodelled = append(f.unmodelled, fieldsBut(s.GrpcService, "envoy_grpc", "timeout")...)
 		f.unmodelled = append(f.unmodelled, fieldsBut(s.GrpcService.GetEnvoyGrpc(), "cluster_name", "authority")...)
 	case *extauthzv3.ExtAuthz_HttpService:
-		if err = f.http(s.HttpService); c.DisallowedHeaders != nil {
-			f.unmodelled = append(f.unmodelled, "ExtAuthz.disallowed_headers with an http_service")
-		}
+		err = f.http(s.HttpService)
 	default:
 		f.unmodelled = append(f.unmodelled, fmt.Sprintf("ExtAuthz.%T", c.Services))
 	}
@@ -83,7 +94,13 @@ func (f *extAuthz) http(s *extauthzv3.HttpService) error {
 	f.cluster, f.timeout, f.pathPrefix = s.GetServerUri().GetCluster(), s.GetServerUri().GetTimeout().AsDuration(), s.PathPrefix
 	req, resp := s.GetAuthorizationRequest(), s.GetAuthorizationResponse()
 	f.unmodelled = append(f.unmodelled, fieldsBut(s, "server_uri", "path_prefix", "authorization_request", "authorization_response")...)
-	f.unmodelled = append(f.unmodelled, fieldsBut(req, "allowed_headers")...)
+	f.unmodelled = append(f.unmodelled, fieldsBut(req, "allowed_headers", "headers_to_add")...)
+	for _, h := range req.GetHeadersToAdd() {
+		if strings.Contains(h.Value, "%") {
+			f.unmodelled = append(f.unmodelled, "AuthorizationRequest.headers_to_add with a format string")
+		}
+		f.extra = append(f.extra, Header{strings.ToLower(h.Key), h.Value})
+	}
 	f.unmodelled = append(f.unmodelled, fieldsBut(resp, "allowed_upstream_headers", "allowed_upstream_headers_to_append", "allowed_client_headers", "allowed_client_headers_on_success")...)
 	for _, list := range []struct {
 		in  *matcherv3.ListStringMatcher
@@ -175,7 +192,10 @@ func (f *extAuthz) disabledByRoute(s *stream) (skip bool, unknown string) {
 	if per.GetDisabled() {
 		return true, ""
 	}
-	return false, "ExtAuthzPerRoute.check_settings"
+	if extra := fieldsBut(per.GetCheckSettings(), "context_extensions", "disable_request_body_buffering"); len(extra) > 0 {
+		return false, strings.Join(extra, ", ")
+	}
+	return false, ""
 }
 
 // httpCheck is the request to an HTTP authorizer: method, path, host and
@@ -187,11 +207,14 @@ func (f *extAuthz) httpCheck(s *stream) *Upstream {
 	u.Headers.Add("content-length", "0")
 	seen := map[string]bool{"content-length": true}
 	for _, h := range s.headers { // the check's headers are a map: repeated values are joined
-		if !seen[h.Name] && (h.Name == "authorization" || matchesAny(f.allowed, h.Name)) {
+		if !seen[h.Name] && (h.Name == "authorization" || matchesAny(f.allowed, h.Name)) && !matchesAny(f.disallowed, h.Name) {
 			seen[h.Name] = true
 			value, _ := s.headers.Get(h.Name)
 			u.Headers = append(u.Headers, Header{h.Name, value})
 		}
+	}
+	for _, h := range f.extra {
+		u.Headers.Set(h.Name, h.Value)
 	}
 	u.Headers.Add("x-envoy-internal", "true")
 	if f.timeout > 0 {
@@ -203,6 +226,9 @@ func (f *extAuthz) httpCheck(s *stream) *Upstream {
 func (f *extAuthz) fails(s *stream, err error) *Outcome {
 	s.reach("failed")
 	if f.failOpen {
+		if f.failMark {
+			s.headers.Set("x-envoy-auth-failure-mode-allowed", "true")
+		}
 		s.trace.add(Step{Stage: f.name, Text: "the authorizer " + f.cluster + " failed and failure_mode_allow lets the request through"})
 		return nil
 	}
@@ -275,6 +301,29 @@ func (f *extAuthz) grpcCheck(s *stream) *authv3.CheckRequest {
 			attrs.RouteMetadataContext.FilterMetadata = map[string]*structpb.Struct{
 				ns: {Fields: map[string]*structpb.Value{"config": structpb.NewStringValue(s.route.info.Config)}},
 			}
+		}
+	}
+	for _, ns := range f.meta {
+		if st := s.metadata.namespace(ns); st != nil {
+			if attrs.MetadataContext.FilterMetadata == nil {
+				attrs.MetadataContext.FilterMetadata = map[string]*structpb.Struct{}
+			}
+			attrs.MetadataContext.FilterMetadata[ns] = st
+		}
+	}
+	// The least specific level first: what is more specific overwrites.
+	var levels []map[string]string
+	for level := range s.each {
+		if per, ok := level[f.name].(*extauthzv3.ExtAuthzPerRoute); ok {
+			levels = append(levels, per.GetCheckSettings().GetContextExtensions())
+		}
+	}
+	for _, extensions := range slices.Backward(levels) {
+		for k, v := range extensions {
+			if attrs.ContextExtensions == nil {
+				attrs.ContextExtensions = map[string]string{}
+			}
+			attrs.ContextExtensions[k] = v
 		}
 	}
 	return &authv3.CheckRequest{Attributes: attrs}

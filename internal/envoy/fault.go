@@ -80,6 +80,6 @@ func (f fault) decode(s *stream) *Outcome {
 		return unknown(s.unknown)
 	}
 	s.reach("aborted")
-	s.trace.add(Step{Stage: f.name, Text: fmt.Sprintf("aborts with %d", c.status), Object: s.route.info.Object()})
+	s.trace.add(Step{Stage: f.name, Text: fmt.Sprintf("aborts with %d", c.status), Object: s.object()})
 	return s.localGRPC(c.status, "fault filter abort", "fault_filter_abort", c.grpcStatus)
 }

@@ -134,7 +134,11 @@ func (f forwardedHost) decode(s *stream) *Outcome {
 	if !s.choose() {
 		return unknown(s.unknown)
 	}
-	if s.perRoute(f.name) != nil {
+	switch s.perRoute(f.name).(type) {
+	case nil:
+	case scriptless:
+		return nil
+	default:
 		return unknown("route configuration of filter " + f.name)
 	}
 	s.headers.Add("x-forwarded-host", s.authority)

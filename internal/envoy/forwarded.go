@@ -1,7 +1,6 @@
 package envoy
 
 import (
-	"net/netip"
 	"strings"
 
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -18,12 +17,19 @@ var ofTheProxyInFront = map[string]bool{
 // sidecar's is, does to the headers: it trusts those of the proxy in front.
 func (c *connManager) behindProxy(s *stream) {
 	h := &s.headers
-	if proto, ok := h.Get("x-forwarded-proto"); !ok || proto == "" {
+	if xff, ok := h.Get("x-forwarded-for"); ok {
+		if a, ok := fromForwardedFor(xff, c.hops); ok {
+			s.remote = a.Unmap()
+		}
+	}
+	if proto, ok := h.Get("x-forwarded-proto"); !ok {
 		scheme := "http"
 		if s.tls != nil {
 			scheme = "https"
 		}
 		h.Set("x-forwarded-proto", scheme)
+	} else if proto == "" {
+		s.protoless = true
 	}
 	if id, ok := h.Get("x-request-id"); !ok || id == "" {
 		h.Set("x-request-id", s.env.RequestID)
@@ -39,20 +45,6 @@ func (c *connManager) behindProxy(s *stream) {
 	}
 	s.headers = kept
 	c.clientCertificate(s)
-}
-
-// remote is the address Envoy takes for the client's: the TCP peer's, or, behind
-// another proxy, the last of x-forwarded-for (Http::Utility::getLastAddressFromXFF).
-func (s *stream) remote() netip.Addr {
-	if s.listener == nil || s.listener.conn.useRemoteAddress {
-		return s.source.Addr()
-	}
-	xff, _ := s.headers.Get("x-forwarded-for")
-	addr, err := netip.ParseAddr(strings.TrimSpace(xff[strings.LastIndexByte(xff, ',')+1:]))
-	if err != nil {
-		return s.source.Addr()
-	}
-	return addr
 }
 
 // clientCertificate is ConnectionManagerUtility::mutateXfccRequestHeader.

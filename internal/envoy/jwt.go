@@ -103,6 +103,16 @@ func parseToken(text string) (*token, jwtStatus) {
 	return t, jwtOK
 }
 
+// payloadText is the payload as it stands in the token, padded or not.
+func (t *token) payloadText(pad bool) string {
+	_, text, _ := strings.Cut(t.signed, ".")
+	text = strings.TrimRight(text, "=")
+	if n := len(text) % 4; pad && n > 0 {
+		text += strings.Repeat("=", 4-n)
+	}
+	return text
+}
+
 // decode64 takes base64url with or without padding and skips white space
 // (absl::WebSafeBase64Unescape).
 func decode64(s string) ([]byte, error) {

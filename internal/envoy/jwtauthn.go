@@ -25,17 +25,22 @@ type jwtAuthn struct {
 }
 
 type provider struct {
-	name        string
-	issuer      string
-	audiences   []string
-	keys        keySet
-	headers     []tokenHeader
-	forward     bool
-	payloadKey  string   // of the dynamic metadata
-	spaceClaims []string // claims whose string is a list there
-	claims      []claimHeader
-	clearRoute  bool
-	skew        time.Duration
+	name            string
+	issuer          string
+	audiences       []string
+	keys            keySet
+	headers         []tokenHeader
+	forward         bool
+	payloadKey      string   // of the dynamic metadata
+	params, cookies []string // where else a token may be
+	mustExpire      bool
+	payloadHeader   string // gets the token's payload
+	padPayload      bool
+	remote          *KeySource // nil: keys holds them
+	spaceClaims     []string   // claims whose string is a list there
+	claims          []claimHeader
+	clearRoute      bool
+	skew            time.Duration
 }
 
 type tokenHeader struct{ name, prefix string }
@@ -76,24 +81,35 @@ func compileJWT(name string, c *jwtv3.JwtAuthentication) (filter, error) {
 }
 
 func (f *jwtAuthn) provider(key string, p *jwtv3.JwtProvider) (*provider, error) {
-	f.unmodelled = append(f.unmodelled, fieldsBut(p, "issuer", "audiences", "local_jwks", "from_headers", "forward", "payload_in_metadata",
+	f.unmodelled = append(f.unmodelled, fieldsBut(p, "issuer", "audiences", "local_jwks", "remote_jwks", "from_params", "from_cookies", "forward_payload_header", "pad_forward_payload_header", "require_expiration", "from_headers", "forward", "payload_in_metadata",
 		"normalize_payload_in_metadata", "claim_to_headers", "clear_route_cache", "clock_skew_seconds", "jwt_cache_config")...)
 	c := &provider{name: key, issuer: p.Issuer, audiences: p.Audiences, forward: p.Forward, payloadKey: p.PayloadInMetadata,
 		spaceClaims: p.GetNormalizePayloadInMetadata().GetSpaceDelimitedClaims(), clearRoute: p.ClearRouteCache, skew: time.Minute}
 	if p.ClockSkewSeconds != 0 {
 		c.skew = time.Duration(p.ClockSkewSeconds) * time.Second
 	}
+	c.params, c.cookies, c.mustExpire = p.FromParams, p.FromCookies, p.RequireExpiration
+	if name := strings.ToLower(p.ForwardPayloadHeader); name != "" {
+		c.payloadHeader, c.padPayload = name, p.PadForwardPayloadHeader
+		f.claimHeaders = append(f.claimHeaders, name)
+	}
+	if r := p.GetRemoteJwks(); r != nil {
+		f.unmodelled = append(f.unmodelled, fieldsBut(r, "http_uri", "cache_duration", "async_fetch", "retry_policy")...)
+		c.remote = &KeySource{Cluster: r.GetHttpUri().GetCluster(), URI: r.GetHttpUri().GetUri()}
+	}
 	jwks := p.GetLocalJwks()
 	f.unmodelled = append(f.unmodelled, fieldsBut(jwks, "inline_string", "inline_bytes")...)
 	var err error
-	if c.keys, err = parseKeys(jwks.GetInlineString() + string(jwks.GetInlineBytes())); err != nil {
-		return nil, err
+	if c.remote == nil {
+		if c.keys, err = parseKeys(jwks.GetInlineString() + string(jwks.GetInlineBytes())); err != nil {
+			return nil, err
+		}
 	}
 	for _, h := range p.FromHeaders {
 		c.headers = append(c.headers, tokenHeader{strings.ToLower(h.Name), h.ValuePrefix})
 	}
-	if len(c.headers) == 0 {
-		f.unmodelled = append(f.unmodelled, "JwtProvider without from_headers")
+	if len(c.headers)+len(c.params)+len(c.cookies) == 0 {
+		c.headers, c.params = []tokenHeader{{"authorization", "Bearer "}}, []string{"access_token"}
 	}
 	for _, h := range p.ClaimToHeaders {
 		c.claims = append(c.claims, claimHeader{strings.ToLower(h.HeaderName), h.ClaimName})
@@ -191,6 +207,9 @@ func (f *jwtAuthn) decode(s *stream) *Outcome {
 			return nil
 		}
 		status := r.requires(s, f)
+		if s.keyless != "" {
+			return unknown("filter " + f.name + ": " + s.keyless)
+		}
 		if status == jwtOK {
 			s.trace.add(Step{Stage: f.name, Text: "passed"})
 			return nil
@@ -215,10 +234,8 @@ func (f *jwtAuthn) refuse(s *stream, status jwtStatus) *Outcome {
 		code = 403
 	}
 	o := s.local(code, string(status), "jwt_authn_access_denied{"+strings.ReplaceAll(string(status), " ", "_")+"}")
-	realm := s.scheme + "://" + s.authority + s.path
-	if len(realm) > 256 {
-		realm = realm[:256]
-	}
+	// Http::Utility::buildOriginalUri with kMaximumUriLength
+	realm := s.scheme + "://" + s.authority + s.path[:min(len(s.path), 256)]
 	challenge := `Bearer realm="` + realm + `"`
 	if status != jwtMissing {
 		challenge += `, error="invalid_token"`
@@ -230,29 +247,20 @@ func (f *jwtAuthn) refuse(s *stream, status jwtStatus) *Outcome {
 // verify is one provider's look at the request (AuthenticatorImpl): every token
 // found must be good.
 func (f *jwtAuthn) verify(s *stream, p *provider) jwtStatus {
-	found := false
-	for _, h := range p.headers {
-		value, ok := s.headers.Get(h.name)
-		if !ok {
-			continue
-		}
-		text, ok := h.token(value)
-		if !ok {
-			continue
-		}
-		found = true
-		t, status := parseToken(text)
+	tokens := p.tokens(s)
+	if len(tokens) == 0 {
+		return jwtMissing
+	}
+	for _, found := range tokens {
+		t, status := parseToken(found.text)
 		if status == jwtOK {
-			status = p.judge(t, s.env.Now)
-			f.traceToken(s, p, h.name, status)
+			status = p.judge(s, t)
+			f.traceToken(s, p, found.where, status)
 		}
 		if status != jwtOK {
 			return status
 		}
-		f.accept(s, p, t, h)
-	}
-	if !found {
-		return jwtMissing
+		f.accept(s, p, t, found)
 	}
 	return jwtOK
 }
@@ -277,29 +285,42 @@ func (h tokenHeader) token(value string) (string, bool) {
 	return strings.TrimLeft(value[at+len(h.prefix):], " "), true
 }
 
-func (p *provider) judge(t *token, now time.Time) jwtStatus {
+func (p *provider) judge(s *stream, t *token) jwtStatus {
 	if p.issuer != "" && t.issuer != p.issuer {
 		return jwtUnknownIssuer
 	}
-	if s := t.inTime(now, p.skew); s != jwtOK {
-		return s
+	if status := t.inTime(s.env.Now, p.skew); status != jwtOK {
+		return status
+	}
+	if p.mustExpire && t.expires == 0 {
+		return jwtExpired
 	}
 	if len(p.audiences) > 0 && !slices.ContainsFunc(t.audiences, func(a string) bool { return slices.Contains(p.audiences, a) }) {
 		return jwtAudience
 	}
-	return p.keys.verify(t)
+	keys := p.keys
+	if p.remote != nil {
+		var status jwtStatus
+		if keys, status = p.fetch(s); status != jwtOK {
+			return status
+		}
+	}
+	return keys.verify(t)
 }
 
 // accept carries a good token's claims into the request.
-func (f *jwtAuthn) accept(s *stream, p *provider, t *token, h tokenHeader) {
+func (f *jwtAuthn) accept(s *stream, p *provider, t *token, from foundToken) {
 	s.reach("token accepted")
 	for _, c := range p.claims {
 		if value, ok := claimText(t.payload, c.claim); ok {
 			s.headers.Add(c.header, value)
 		}
 	}
+	if p.payloadHeader != "" {
+		s.headers.Add(p.payloadHeader, t.payloadText(p.padPayload))
+	}
 	if !p.forward {
-		s.headers.Remove(h.name)
+		from.remove(s)
 	}
 	if p.payloadKey != "" {
 		if v, err := structpb.NewStruct(p.normalized(t.payload)); err == nil {

@@ -63,29 +63,39 @@ func (c *mutations) compile(in []*mutationrulesv3.HeaderMutation) []mutation {
 	return out
 }
 
-func (f *headerMutation) decode(s *stream) *Outcome {
+// levels are the changes in force: the filter's own first; of the routes' the most
+// specific ones first, unless they are to win. A text: what is not modelled.
+func (f *headerMutation) levels(s *stream) ([]*mutations, string) {
 	if !s.choose() {
-		return unknown(s.unknown)
+		return nil, s.unknown
 	}
 	levels := []*mutations{f.mutations}
 	for level := range s.each {
 		if c := level[f.name]; c != nil && c != (disabled{}) {
 			m, ok := c.(*mutations)
 			if !ok {
-				return unknown("route configuration of filter " + f.name)
+				return nil, "route configuration of filter " + f.name
 			}
 			levels = append(levels, m)
 		}
 	}
-	// The filter's own come first; of the routes' the most specific ones, unless they
-	// are to win.
 	if f.outwards {
 		slices.Reverse(levels[1:])
 	}
 	for _, m := range levels {
 		if len(m.unmodelled) > 0 {
-			return unknown("filter " + f.name + ": " + strings.Join(m.unmodelled, ", "))
+			return nil, "filter " + f.name + ": " + strings.Join(m.unmodelled, ", ")
 		}
+	}
+	return levels, ""
+}
+
+func (f *headerMutation) decode(s *stream) *Outcome {
+	levels, why := f.levels(s)
+	if why != "" {
+		return unknown(why)
+	}
+	for _, m := range levels {
 		for _, x := range m.request {
 			switch name := x.option.name; {
 			case x.remove != "":
@@ -96,6 +106,19 @@ func (f *headerMutation) decode(s *stream) *Outcome {
 				x.option.apply(&s.headers)
 			}
 		}
+	}
+	s.reach("headers changed")
+	return nil
+}
+
+// respond changes the answer, whoever gives it: also where the request did not come
+// as far as this filter.
+func (f *headerMutation) respond(s *stream) *Outcome {
+	levels, why := f.levels(s)
+	if why != "" {
+		return unknown(why)
+	}
+	for _, m := range levels {
 		for _, x := range m.response {
 			if x.remove != "" {
 				s.answering(RemoveHeader, x.remove, "")
@@ -104,6 +127,26 @@ func (f *headerMutation) decode(s *stream) *Outcome {
 			}
 		}
 	}
-	s.reach("headers changed")
+	return nil
+}
+
+// respond lets the filters speak that change every answer of the chain.
+func (l *listener) respond(s *stream) *Outcome {
+	if !l.responds {
+		return nil
+	}
+	at := s.at
+	for i, f := range l.filters {
+		m, ok := f.filter.(*headerMutation)
+		if !ok || s.off&(1<<i) != 0 {
+			continue
+		}
+		s.at = i
+		if o := m.respond(s); o != nil {
+			return o
+		}
+	}
+	s.at = at
+	slices.SortStableFunc(s.response, func(a, b HeaderOp) int { return a.at - b.at })
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 )
@@ -21,6 +22,9 @@ type perFilter map[string]any
 // disabled is a filter switched off by a route, a virtual host or the route
 // configuration (FilterConfig.disabled).
 type disabled struct{}
+
+// scriptless is a Lua filter without a script for the route.
+type scriptless struct{}
 
 // foreign is per-route configuration that is not modelled.
 type foreign struct{ what string }
@@ -35,7 +39,9 @@ func compilePerFilter(in map[string]*anypb.Any) (perFilter, error) {
 		if err != nil {
 			return nil, fmt.Errorf("configuration of filter %s: %w", name, err)
 		}
-		out[name] = c
+		if c != nil {
+			out[name] = c
+		}
 	}
 	return out, nil
 }
@@ -50,6 +56,9 @@ func compilePerRoute(a *anypb.Any) (any, error) {
 		if c.Disabled {
 			return disabled{}, nil
 		}
+		if c.Config == nil {
+			return nil, nil
+		}
 		return compilePerRoute(c.Config)
 	case *corsv3.CorsPolicy:
 		return compileCors(c)
@@ -59,6 +68,13 @@ func compilePerRoute(a *anypb.Any) (any, error) {
 		return compileMutations(c.GetMutations()), nil
 	case *extauthzv3.ExtAuthzPerRoute:
 		return c, nil
+	case *luav3.LuaPerRoute:
+		switch {
+		case c.GetDisabled():
+			return scriptless{}, nil
+		case len(fieldsBut(c)) == 0: // the listener's script runs
+			return nil, nil
+		}
 	case *jwtv3.PerRouteConfig:
 		return c, nil
 	case *rbacv3.RBACPerRoute:
@@ -77,6 +93,14 @@ func (s *stream) each(yield func(perFilter) bool) {
 		return
 	}
 	_ = yield(s.route.perFilter) && yield(s.route.host.perFilter) && yield(s.routes.perFilter)
+}
+
+// object is what made the route in force, "" without a route.
+func (s *stream) object() string {
+	if s.route == nil {
+		return ""
+	}
+	return s.route.info.Object()
 }
 
 // perRoute is the most specific configuration that the route in force has for a

@@ -30,6 +30,20 @@ func (m *metadata) set(namespace, key string, value *structpb.Value) {
 	*m = append(*m, metadatum{namespace, key, value})
 }
 
+// namespace is all of a namespace, nil when there is nothing.
+func (m metadata) namespace(name string) *structpb.Struct {
+	var out *structpb.Struct
+	for _, d := range m {
+		if d.namespace == name {
+			if out == nil {
+				out = &structpb.Struct{Fields: map[string]*structpb.Value{}}
+			}
+			out.Fields[d.key] = d.value
+		}
+	}
+	return out
+}
+
 // at follows a path of keys; nil when there is no such value.
 func (m metadata) at(namespace string, path []string) *structpb.Value {
 	if len(path) == 0 {
@@ -188,11 +202,28 @@ func (set *policySet) decide(s *stream) (*policy, truth) {
 	return first, maybe
 }
 
+// named is the filter under another name.
+func (f *rbacFilter) named(name string) *rbacFilter {
+	c := *f
+	c.name = name
+	return &c
+}
+
 func (f *rbacFilter) decode(s *stream) *Outcome {
 	if !s.choose() {
 		return unknown(s.unknown)
 	}
-	if s.perRoute(f.name) != nil {
+	switch per := s.perRoute(f.name).(type) {
+	case nil:
+	case *rbacFilter: // in the filter's place; without rules it is off
+		if per == nil {
+			return nil
+		}
+		name := f.name
+		f = per.named(name)
+	case notModelled:
+		return unknown(per.what)
+	default:
 		return unknown("route configuration of filter " + f.name)
 	}
 	if f.shadow != nil {

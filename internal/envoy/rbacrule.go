@@ -41,6 +41,12 @@ func compilePermission(p *rbacconfigv3.Permission) (predicate, error) {
 	case *rbacconfigv3.Permission_RequestedServerName:
 		m, err := compileString(r.RequestedServerName)
 		return func(s *stream) truth { return m.test(s, "") }, err
+	case *rbacconfigv3.Permission_UriTemplate:
+		return templatePredicate(r.UriTemplate)
+	case *rbacconfigv3.Permission_SourcedMetadata:
+		if r.SourcedMetadata.GetMetadataSource() == rbacconfigv3.MetadataSource_DYNAMIC {
+			return metadataPredicate(r.SourcedMetadata.GetMetadataMatcher())
+		}
 	case *rbacconfigv3.Permission_Metadata:
 		return metadataPredicate(r.Metadata)
 	}
@@ -64,8 +70,14 @@ func compilePrincipal(p *rbacconfigv3.Principal) (predicate, error) {
 		return authenticated(id.Authenticated)
 	case *rbacconfigv3.Principal_DirectRemoteIp:
 		return cidrPredicate(id.DirectRemoteIp, func(s *stream) netip.Addr { return s.source.Addr() })
+	case *rbacconfigv3.Principal_SourceIp: // deprecated, the peer
+		return cidrPredicate(id.SourceIp, func(s *stream) netip.Addr { return s.source.Addr() }) //nolint:staticcheck // what old configurations have
 	case *rbacconfigv3.Principal_RemoteIp:
-		return cidrPredicate(id.RemoteIp, (*stream).remote)
+		return cidrPredicate(id.RemoteIp, func(s *stream) netip.Addr { return s.remote })
+	case *rbacconfigv3.Principal_SourcedMetadata:
+		if id.SourcedMetadata.GetMetadataSource() == rbacconfigv3.MetadataSource_DYNAMIC {
+			return metadataPredicate(id.SourcedMetadata.GetMetadataMatcher())
+		}
 	case *rbacconfigv3.Principal_Header:
 		return headerPredicate(id.Header)
 	case *rbacconfigv3.Principal_UrlPath:
@@ -180,6 +192,32 @@ func compileValue(m *matcherv3.ValueMatcher) (func(*stream, *structpb.Value) tru
 		}, err
 	case *matcherv3.ValueMatcher_PresentMatch:
 		return func(*stream, *structpb.Value) truth { return truthOf(p.PresentMatch) }, nil
+	case *matcherv3.ValueMatcher_NullMatch_:
+		return func(_ *stream, v *structpb.Value) truth {
+			_, null := v.Kind.(*structpb.Value_NullValue)
+			return truthOf(null)
+		}, nil
+	case *matcherv3.ValueMatcher_BoolMatch:
+		return func(_ *stream, v *structpb.Value) truth {
+			b, ok := v.Kind.(*structpb.Value_BoolValue)
+			return truthOf(ok && b.BoolValue == p.BoolMatch)
+		}, nil
+	case *matcherv3.ValueMatcher_OrMatch:
+		var any []func(*stream, *structpb.Value) truth
+		for _, x := range p.OrMatch.GetValueMatchers() {
+			m, err := compileValue(x)
+			if err != nil {
+				return nil, err
+			}
+			any = append(any, m)
+		}
+		return func(s *stream, v *structpb.Value) truth {
+			t := no
+			for _, m := range any {
+				t = max(t, m(s, v))
+			}
+			return t
+		}, nil
 	case *matcherv3.ValueMatcher_ListMatch:
 		one, err := compileValue(p.ListMatch.GetOneOf())
 		return func(s *stream, v *structpb.Value) truth {

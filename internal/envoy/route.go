@@ -331,7 +331,7 @@ func (s *stream) choose() bool {
 	if s.hostOf != s.authority || s.host == nil {
 		s.host, s.hostOf = s.routes.virtualHost(s.authority), s.authority
 	}
-	if vh := s.host; vh != nil && s.path != "" { // CONNECT has no path, and no route here is for it
+	if vh := s.host; vh != nil && s.path != "" && !s.protoless { // CONNECT has no path, and no route here is for it
 		path, query, _ := strings.Cut(s.path, "?")
 		r, t := vh.find(s, path, query)
 		if t == maybe {

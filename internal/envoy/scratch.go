@@ -41,6 +41,11 @@ func (l *listener) serve(req Request, s *stream) Outcome {
 	o := l.conn.accept(req, s)
 	if o == nil {
 		o = l.run(s)
+	} else if o.Kind == Local && o.Status != 0 && l.responds {
+		s.chosen = true // no route yet
+		if why := l.respond(s); why != nil {
+			o = why
+		}
 	}
 	if o.Kind == Local {
 		if len(s.response) > 0 {
@@ -50,6 +55,9 @@ func (l *listener) serve(req Request, s *stream) Outcome {
 	}
 	if s.chosen && s.route != nil {
 		o.Route = &s.route.info
+		if a := s.route.action; a != nil {
+			o.Shares = a.shares()
+		}
 	}
 	return *o
 }

@@ -43,6 +43,9 @@ type Config struct {
 	Ended func(error)
 }
 
+// ErrRefused is a configuration that Envoy does not take.
+var ErrRefused = errors.New("envoy refuses the configuration")
+
 // Envoy is a running Envoy.
 type Envoy struct {
 	config  Config
@@ -136,6 +139,7 @@ func (e *Envoy) prepare(r envoy.Resources) error {
 
 // Update puts another configuration in force. Envoy watches its files.
 func (e *Envoy) Update(ctx context.Context, r envoy.Resources, endpoints func(string) []netip.AddrPort) error {
+	e.output.forget()
 	if err := e.write(r, endpoints); err != nil {
 		return err
 	}
@@ -193,8 +197,8 @@ func (e *Envoy) ready(ctx context.Context, r envoy.Resources) error {
 }
 
 func (e *Envoy) listening(ctx context.Context, r envoy.Resources) (bool, error) {
-	if text := e.output.String(); strings.Contains(text, "rejected: ") {
-		return false, fmt.Errorf("envoy refuses the configuration: %s", text)
+	if refusal := e.output.refused(); refusal != "" {
+		return false, fmt.Errorf("%w: %s", ErrRefused, refusal)
 	}
 	for _, path := range []string{"/ready", "/listeners?format=json"} {
 		body, err := e.Ask(ctx, path)
@@ -257,14 +261,18 @@ func writeJSON(file string, v any) error {
 
 // tail keeps the last of what Envoy says.
 type tail struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+	mu      sync.Mutex
+	buf     bytes.Buffer
+	refusal string // the first line that refuses a configuration: the whole of it follows
 }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for line := range strings.Lines(string(p)) {
+		if t.refusal == "" && (strings.Contains(line, "rejected: ") || strings.Contains(line, "[critical]") || strings.Contains(line, "Unable to parse JSON") || strings.Contains(line, "error") && strings.Contains(line, "config")) {
+			t.refusal = strings.TrimSpace(line)
+		}
 		if !strings.Contains(line, "eprecated") {
 			t.buf.WriteString(line)
 		}
@@ -273,6 +281,19 @@ func (t *tail) Write(p []byte) (int, error) {
 		t.buf.Next(t.buf.Len() - 32<<10)
 	}
 	return len(p), nil
+}
+
+// forget makes room for what Envoy says of the next configuration.
+func (t *tail) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.refusal = ""
+}
+
+func (t *tail) refused() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.refusal
 }
 
 func (t *tail) String() string {

@@ -1,0 +1,148 @@
+//go:build e2e
+
+package conformance
+
+import (
+	"math/rand/v2"
+)
+
+// enrich adds to a tenant's route what VirtualServices can ask of Envoy beside a
+// destination.
+func enrich(r *rand.Rand, http map[string]any) {
+	if _, routed := http["route"]; routed && r.IntN(3) == 0 {
+		destination := func(host string, weight int) map[string]any {
+			d := map[string]any{"destination": map[string]any{"host": host, "port": map[string]any{"number": 80}}, "weight": weight}
+			if r.IntN(2) == 0 {
+				d["headers"] = map[string]any{"request": map[string]any{"set": map[string]any{"x-branch": "1"}, "remove": []any{"x-two"}}, "response": map[string]any{"add": map[string]any{"x-r": "branch"}, "remove": []any{"x-t"}}}
+			}
+			return d
+		}
+		first := pick(r, []int{0, 10, 50, 100})
+		http["route"] = []any{destination("ml-pipeline-ui.kubeflow.svc.cluster.local", first), destination("orders.backend.svc.cluster.local", 100-first)}
+	}
+	if r.IntN(3) == 0 {
+		cors := map[string]any{"allowOrigins": some1(r, map[string]any{"exact": "https://a.example"}, map[string]any{"prefix": "https://"}, map[string]any{"regex": "https://[a-b]\\.example"}, map[string]any{"exact": "*"})}
+		for key, value := range map[string]any{"allowMethods": []any{"GET", "POST"}, "allowHeaders": []any{"x-foo", "authorization"}, "exposeHeaders": []any{"x-r"}, "maxAge": "86400s", "allowCredentials": true} {
+			if r.IntN(2) == 0 {
+				cors[key] = value
+			}
+		}
+		http["corsPolicy"] = cors
+	}
+	if r.IntN(4) == 0 {
+		abort := map[string]any{"httpStatus": pick(r, []int{400, 418, 503}), "percentage": map[string]any{"value": pick(r, []int{0, 100, 100})}}
+		http["fault"] = pick(r, []map[string]any{{"abort": abort}, {"delay": map[string]any{"fixedDelay": "0.001s", "percentage": map[string]any{"value": 100}}}})
+	}
+	if _, routed := http["route"]; routed && r.IntN(4) == 0 {
+		http["mirror"] = map[string]any{"host": "orders.backend.svc.cluster.local", "port": map[string]any{"number": 80}}
+	}
+	if _, routed := http["route"]; routed && r.IntN(4) == 0 {
+		http["retries"] = pick(r, []map[string]any{{"attempts": 0}, {"attempts": 2, "perTryTimeout": "2s"}, {"attempts": 3, "retryOn": "gateway-error,503"}})
+	}
+}
+
+func some1(r *rand.Rand, from ...any) []any {
+	var out []any
+	for _, x := range from {
+		if r.IntN(2) == 0 {
+			out = append(out, x)
+		}
+	}
+	if len(out) == 0 {
+		return []any{from[r.IntN(len(from))]}
+	}
+	return out
+}
+
+// randomPatches is an EnvoyFilter of what administrators write: another filter, a
+// connection manager's setting, an authorizer's, a route's.
+func randomPatches(r *rand.Rand, i int) map[string]any {
+	const api = "type.googleapis.com/envoy.extensions.filters.http."
+	manager := map[string]any{"context": "GATEWAY", "listener": map[string]any{"filterChain": map[string]any{"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager"}}}}
+	sub := func(name string) map[string]any {
+		return map[string]any{"context": "GATEWAY", "listener": map[string]any{"filterChain": map[string]any{"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager", "subFilter": map[string]any{"name": name}}}}}
+	}
+	insert := func(value map[string]any) map[string]any {
+		return map[string]any{"applyTo": "HTTP_FILTER", "match": sub(pick(r, []string{"envoy.filters.http.router", "envoy.filters.http.router", "envoy.filters.http.cors"})), "patch": map[string]any{"operation": "INSERT_BEFORE", "value": value}}
+	}
+	mutation := func(header, value string) map[string]any {
+		if value == "" {
+			return map[string]any{"remove": header}
+		}
+		return map[string]any{"append": map[string]any{"header": map[string]any{"key": header, "value": value}, "append_action": pick(r, []string{"APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS"})}}
+	}
+	var patch map[string]any
+	switch r.IntN(6) {
+	case 0: // Kubeflow's own Lua once more, which chooses the route again
+		patch = insert(map[string]any{"name": "envoy.filters.http.lua", "typed_config": map[string]any{"@type": api + "lua.v3.Lua",
+			"inlineCode": "function envoy_on_request(request_handle)\n  local host = request_handle:headers():get(\":authority\")\n  request_handle:headers():add(\"x-forwarded-host\", host)\nend\n"}})
+	case 1:
+		patch = insert(map[string]any{"name": "envoy.filters.http.header_mutation", "typed_config": map[string]any{"@type": api + "header_mutation.v3.HeaderMutation", "mutations": map[string]any{
+			"request_mutations":  []any{mutation(pick(r, []string{"x-foo", "x-tenant", "via"}), pick(r, []string{"", "a", "alpha"})), mutation("x-two", "mutated")},
+			"response_mutations": []any{mutation("x-r", pick(r, []string{"", "mutated"})), mutation("x-u", "mutated")}}}})
+	case 2:
+		patch = insert(map[string]any{"name": "envoy.filters.http.fault", "typed_config": map[string]any{"@type": api + "fault.v3.HTTPFault",
+			"abort":   map[string]any{"percentage": map[string]any{"numerator": pick(r, []int{0, 100})}, pick(r, []string{"http_status", "grpc_status"}): pick(r, []int{404, 503, 429})},
+			"headers": []any{map[string]any{"name": pick(r, []string{"x-foo", ":method"}), "string_match": map[string]any{"exact": pick(r, []string{"a", "POST"})}}}}})
+	case 3:
+		value := pick(r, []map[string]any{{"merge_slashes": true}, {"path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD"}, {"path_with_escaped_slashes_action": "REJECT_REQUEST", "merge_slashes": true}, {"path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT"},
+			{"common_http_protocol_options": map[string]any{"headers_with_underscores_action": "REJECT_REQUEST"}}, {"common_http_protocol_options": map[string]any{"headers_with_underscores_action": "DROP_HEADER"}},
+			{"strip_any_host_port": true}, {"strip_matching_host_port": true}, {"strip_trailing_host_dot": true}, {"xff_num_trusted_hops": 1}, {"xff_num_trusted_hops": 2}, {"skip_xff_append": true}, {"normalize_path": false}})
+		value["@type"] = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+		patch = map[string]any{"applyTo": "NETWORK_FILTER", "match": manager, "patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_config": value}}}
+	case 4:
+		value := pick(r, []map[string]any{{"failure_mode_allow": true}, {"failure_mode_allow": true, "failure_mode_allow_header_add": true}, {"status_on_error": map[string]any{"code": "BadGateway"}}, {"clear_route_cache": true},
+			{"disallowed_headers": map[string]any{"patterns": []any{map[string]any{"exact": "x-foo"}, map[string]any{"prefix": "x-t"}}}}, {"filter_enabled": map[string]any{"default_value": map[string]any{"numerator": 0}}},
+			{"metadata_context_namespaces": []any{"envoy.filters.http.jwt_authn", "envoy.filters.http.rbac"}}, {"route_metadata_context_namespaces": []any{"istio"}}})
+		value["@type"] = api + "ext_authz.v3.ExtAuthz"
+		patch = map[string]any{"applyTo": "HTTP_FILTER", "match": sub("envoy.filters.http.ext_authz"), "patch": map[string]any{"operation": "MERGE", "value": map[string]any{"name": "envoy.filters.http.ext_authz", "typed_config": value}}}
+	default:
+		patch = routePatch(r, mutation)
+	}
+	return object("EnvoyFilter", "networking.istio.io/v1alpha3", "istio-system", i, map[string]any{"workloadSelector": map[string]any{"labels": map[string]any{"istio": "ingressgateway"}}, "priority": 10, "configPatches": []any{patch}})
+}
+
+// routePatch gives routes, virtual hosts or whole route configurations settings of
+// filters.
+func routePatch(r *rand.Rand, mutation func(string, string) map[string]any) map[string]any {
+	const api = "type.googleapis.com/envoy.extensions.filters.http."
+	filter := pick(r, []string{"envoy.filters.http.ext_authz", "envoy.filters.http.rbac", "envoy.filters.http.cors", "envoy.filters.http.fault", "envoy.filters.http.header_mutation", "envoy.filters.http.lua"})
+	config := map[string]map[string]any{
+		"envoy.filters.http.ext_authz": pick(r, []map[string]any{{"@type": api + "ext_authz.v3.ExtAuthzPerRoute", "disabled": true}, {"@type": api + "ext_authz.v3.ExtAuthzPerRoute", "check_settings": map[string]any{"context_extensions": map[string]any{"from": "route"}}}}),
+		"envoy.filters.http.rbac": pick(r, []map[string]any{{"@type": api + "rbac.v3.RBACPerRoute"}, {"@type": api + "rbac.v3.RBACPerRoute", "rbac": map[string]any{"rules": map[string]any{"action": "DENY", "policies": map[string]any{
+			"p": map[string]any{"permissions": []any{map[string]any{"header": map[string]any{"name": ":method", "string_match": map[string]any{"exact": "POST"}}}}, "principals": []any{map[string]any{"any": true}}}}}}}}),
+		"envoy.filters.http.cors":            {"@type": api + "cors.v3.CorsPolicy", "allow_origin_string_match": []any{map[string]any{"prefix": "https"}}, "allow_methods": "GET", "forward_not_matching_preflights": r.IntN(2) == 0},
+		"envoy.filters.http.fault":           {"@type": api + "fault.v3.HTTPFault", "abort": map[string]any{"percentage": map[string]any{"numerator": 100}, "http_status": 418}, "headers": []any{map[string]any{"name": "x-foo", "present_match": true}}},
+		"envoy.filters.http.header_mutation": {"@type": api + "header_mutation.v3.HeaderMutationPerRoute", "mutations": map[string]any{"request_mutations": []any{mutation("x-two", "per route")}, "response_mutations": []any{mutation("x-r", "per route")}}},
+		"envoy.filters.http.lua":             {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true, "config": map[string]any{"@type": api + "lua.v3.LuaPerRoute"}},
+	}[filter]
+	if filter != "envoy.filters.http.lua" && r.IntN(5) == 0 {
+		config = map[string]any{"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true, "config": config}
+	}
+	applyTo := pick(r, []string{"HTTP_ROUTE", "HTTP_ROUTE", "VIRTUAL_HOST", "ROUTE_CONFIGURATION"})
+	return map[string]any{"applyTo": applyTo, "match": map[string]any{"context": "GATEWAY"}, "patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_per_filter_config": map[string]any{filter: config}}}}
+}
+
+// randomAuthentication is a RequestAuthentication on the gateway with keys of ours.
+func randomAuthentication(r *rand.Rand, i int, tokens *mint) map[string]any {
+	rule := map[string]any{"issuer": pick(r, tokens.issuers), "jwks": tokens.keys}
+	if r.IntN(2) == 0 {
+		rule["audiences"] = some(r, tokens.audiences...)
+	}
+	if r.IntN(3) == 0 {
+		rule["fromHeaders"] = pick(r, [][]any{{map[string]any{"name": "x-token"}}, {map[string]any{"name": "x-token", "prefix": "T "}, map[string]any{"name": "Authorization", "prefix": "Bearer "}}})
+	}
+	if r.IntN(3) == 0 {
+		rule["fromParams"] = []any{"token"}
+	}
+	if r.IntN(2) == 0 {
+		rule["forwardOriginalToken"] = true
+	}
+	if r.IntN(3) == 0 {
+		rule["outputPayloadToHeader"] = "x-payload"
+	}
+	if r.IntN(2) == 0 {
+		rule["outputClaimToHeaders"] = []any{map[string]any{"header": "x-tenant", "claim": "scope"}, map[string]any{"header": "kubeflow-userid", "claim": "email"}}
+	}
+	return object("RequestAuthentication", "security.istio.io/v1beta1", "istio-system", i, map[string]any{"selector": map[string]any{"matchLabels": map[string]any{"istio": "ingressgateway"}}, "jwtRules": []any{rule}})
+}
