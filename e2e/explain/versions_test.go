@@ -12,8 +12,6 @@ import (
 	"postern.dev/postern/internal/explain"
 )
 
-const corpus = "../../../shared/corpus"
-
 func sorted(list []string) []string { slices.Sort(list); return list }
 
 // TestLoginIsGone: the objects of Kubeflow 1.4 to 1.8 under the last Istio line in
@@ -43,7 +41,7 @@ func TestLoginIsGone(t *testing.T) {
 				t.Fatal(err)
 			}
 			said := func(lines []string, what string) bool { return strings.Contains(strings.Join(lines, "\n"), what) }
-			gone := said(a.Why, `login is gone: `+filepath.Join(corpus, tt.release, "envoyfilters.yaml")+`:4: EnvoyFilter istio-system/authn-filter: spec.configPatches[0] is to insert filter "envoy.filters.http.ext_authz" and is not in force: its match names "envoy.http_connection_manager"`)
+			gone := said(a.Why, `login is gone: `+filepath.Join(directory(tt.release), "envoyfilters.yaml")+`:4: EnvoyFilter istio-system/authn-filter: spec.configPatches[0] is to insert filter "envoy.filters.http.ext_authz" and is not in force: its match names "envoy.http_connection_manager"`)
 			noLua := said(s.Findings(), `is to insert filter "envoy.filters.http.lua" and is not in force`) || said(s.Findings(), `is to insert filter "envoy.lua" and is not in force`)
 			if redirect := a.Outcome == explain.Redirected; redirect != tt.redirect || gone != tt.gone || noLua != tt.noLua {
 				t.Errorf("got %s (login is gone: %v, no Lua: %v), want a redirect: %v, gone: %v, no Lua: %v; why: %q\nfindings: %q", a.Outcome, gone, noLua, tt.redirect, tt.gone, tt.noLua, a.Why, s.Findings())
