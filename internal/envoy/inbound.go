@@ -124,6 +124,9 @@ func compileChain(f *listenerv3.FilterChain, tables map[string]*routeTable, clus
 			c.http = &listener{name: f.Name}
 			err = c.http.http(m, false, tables, clusters)
 			c.http.conn.ingress = m.Tracing != nil
+			if c.tls != nil { // Istio's certificates have no DNS names
+				c.unmodelled = append(c.unmodelled, fieldsBut(m.SetCurrentClientCertDetails, "subject", "uri", "dns")...)
+			}
 		default:
 			c.unmodelled = append(c.unmodelled, "network filter "+nf.Name)
 		}

@@ -63,7 +63,7 @@ func TestFilterChains(t *testing.T) {
 
 // sidecarOf is a sidecar's inbound listener as Istio 1.17 writes it, with RBAC
 // that looks at what istio_authn says.
-func sidecarOf(t *testing.T, policies string) *Proxy {
+func sidecarOf(t *testing.T, policies string, manager ...string) *Proxy {
 	t.Helper()
 	listener := fmt.Sprintf(`{"name":"virtualInbound","trafficDirection":"INBOUND","address":{"socketAddress":{"address":"0.0.0.0","portValue":15006}},
 	 "listenerFilters":[{"name":"envoy.filters.listener.original_dst"},{"name":"envoy.filters.listener.tls_inspector"}],
@@ -71,6 +71,7 @@ func sidecarOf(t *testing.T, policies string) *Proxy {
 		fmt.Sprintf(chainText, `{"transportProtocol":"raw_buffer"}`, "", policies),
 		fmt.Sprintf(chainText, `{"transportProtocol":"tls"}`, `,"transportSocket":{"name":"envoy.transport_sockets.tls","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
 	  "requireClientCertificate":true,"commonTlsContext":{"combinedValidationContext":{"defaultValidationContext":{"matchSubjectAltNames":[{"prefix":"spiffe://cluster.local/"}]}}}}}`, policies))
+	listener = strings.ReplaceAll(listener, `"useRemoteAddress":false`, strings.Join(append(manager, `"useRemoteAddress":false`), ","))
 	r, err := ParseResources([]json.RawMessage{json.RawMessage(listener)}, nil, []json.RawMessage{json.RawMessage(`{"name":"app"}`)})
 	if err != nil {
 		t.Fatal(err)
@@ -125,5 +126,19 @@ func TestPrincipals(t *testing.T) {
 		if got := o.Kind.String(); got != tt.want || tt.want == "unknown" && !strings.Contains(o.Reason, "istio_authn") {
 			t.Errorf("%s as %q: got %s (%s), want %s", tt.policies, tt.peer, got, o.Reason, tt.want)
 		}
+	}
+}
+
+// What would be written of a certificate and is not modelled is unknown where there is
+// a certificate, and only there.
+func TestCertificateParts(t *testing.T) {
+	p := sidecarOf(t, byAnybody, `"forwardClientCertDetails":"APPEND_FORWARD"`, `"setCurrentClientCertDetails":{"cert":true}`)
+	req := Request{Source: netip.MustParseAddrPort("10.0.0.9:1"), Destination: netip.MustParseAddrPort("10.0.0.1:8012"), Protocol: "HTTP/1.1", Method: "GET", Authority: "a", Path: "/"}
+	if o := p.Evaluate(req, Env{}, nil); o.Kind != Forward {
+		t.Errorf("plaintext: got %s %s", o.Kind, o.Reason)
+	}
+	req.TLS = &TLS{ALPN: []string{"istio"}, Peer: friend}
+	if o := p.Evaluate(req, Env{}, nil); o.Kind != Unknown || !strings.Contains(o.Reason, "SetCurrentClientCertDetails.cert") {
+		t.Errorf("TLS: got %s %s", o.Kind, o.Reason)
 	}
 }
