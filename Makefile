@@ -9,7 +9,7 @@ TOOLS = .tools
 RESULTS = $(TOOLS)/results
 GOTESTSUM = $(TOOLS)/gotestsum --format pkgname
 
-.PHONY: help test unit rbac e2e translators-test tools chromium translators translations conformance bench benchmarks clean
+.PHONY: help test unit rbac e2e translators-test tools chromium translators translations conformance bench benchmarks cluster cluster-build cluster-stop clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,20 @@ rbac: ## internal/access against Kubernetes' own authorizer (a module of its own
 
 e2e: tools ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer and KServe
 	$(GO) test -tags e2e -p 1 -timeout 40m ./e2e/...
+
+cluster-build: tools ## build a real Kubernetes, Istio, Knative and KServe from their modules (cold: half an hour of CPU)
+	@for tool in ip:iproute2 nft:nftables iptables:iptables; do \
+		command -v $${tool%:*} >/dev/null || { apt-get update -qq && apt-get install -y -qq $${tool#*:} >/dev/null; } || \
+		{ echo "no $${tool%:*}, and it could not be installed: install the package $${tool#*:}" >&2; exit 1; }; done
+	e2e/cluster/k8s/build.sh etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl
+	e2e/cluster/build.sh
+	cd e2e/cluster && CGO_ENABLED=0 $(GO) build -o ../../$(TOOLS)/cluster/cluster .
+
+cluster: cluster-build ## the document's system on a real control plane, until Ctrl-C (Linux, root; see e2e/cluster/README.md)
+	$(TOOLS)/cluster/cluster up
+
+cluster-stop: ## stop it from another terminal
+	$(TOOLS)/cluster/cluster stop
 
 translators-test: ## the translators' own tests, each with its toolchain
 	sh translator/test.sh contract $(LINES)

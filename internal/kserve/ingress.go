@@ -28,7 +28,11 @@ type ingressRule struct {
 }
 
 type ingressPath struct {
-	Splits []ingressSplit `json:"splits"`
+	Path          string                     `json:"path,omitempty"`
+	Headers       map[string]json.RawMessage `json:"headers,omitempty"`
+	RewriteHost   string                     `json:"rewriteHost,omitempty"`
+	Splits        []ingressSplit             `json:"splits"`
+	AppendHeaders map[string]string          `json:"appendHeaders,omitempty"`
 }
 
 type ingressSplit struct {

@@ -101,24 +101,26 @@ func kubeJSON(v any) ([]byte, error) {
 	return json.Marshal(top)
 }
 
-// component makes what Knative and net-istio write for one component.
-func (m *maker) component(comp component, c *config, domain string) {
-	name, rev, namespace := comp.name, comp.revision(), m.source.Meta.Namespace
-	ing := newIngress(namespace, comp, domain)
-	labels := func() map[string]string {
-		return map[string]string{
-			"networking.internal.knative.dev/ingress": name,
-			"serving.knative.dev/route":               name,
-			"serving.knative.dev/routeNamespace":      namespace,
-		}
-	}
-	m.virtualService(name+"-mesh", labels(), revisionRoutes(ing, expanded(ing.hosts(true)), func(string) []string { return []string{"mesh"} }))
-	m.virtualService(name+"-ingress", labels(), revisionRoutes(ing, expanded(ing.hosts(false)), func(visibility string) []string {
+// netIstio makes net-istio's two VirtualServices for a route.
+func (m *maker) netIstio(ing *ingress, labels map[string]string, c *config) {
+	m.virtualService(ing.name+"-mesh", maps.Clone(labels), revisionRoutes(ing, expanded(ing.hosts(true)), func(string) []string { return []string{"mesh"} }))
+	m.virtualService(ing.name+"-ingress", maps.Clone(labels), revisionRoutes(ing, expanded(ing.hosts(false)), func(visibility string) []string {
 		if visibility == clusterLocal {
 			return c.localGateways
 		}
 		return c.publicGateways
 	}))
+}
+
+// component makes what Knative and net-istio write for one component.
+func (m *maker) component(comp component, c *config, domain string) {
+	name, rev, namespace := comp.name, comp.revision(), m.source.Meta.Namespace
+	ing := newIngress(namespace, comp, domain)
+	m.netIstio(ing, map[string]string{
+		"networking.internal.knative.dev/ingress": name,
+		"serving.knative.dev/route":               name,
+		"serving.knative.dev/routeNamespace":      namespace,
+	}, c)
 	m.service(name, map[string]string{"serving.knative.dev/route": name, "serving.knative.dev/service": name}, corev1.ServiceSpec{
 		Type: corev1.ServiceTypeExternalName, ExternalName: c.localService, SessionAffinity: corev1.ServiceAffinityNone,
 		Ports: []corev1.ServicePort{{Name: "http2", Port: 80, TargetPort: intstr.FromInt32(80)}},

@@ -1,0 +1,63 @@
+// Command cluster brings up a real Kubernetes with Istio, Knative and KServe on one machine, without containers,
+// in namespaces of its own, and takes it down again without a trace. See README.md.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"postern.dev/postern/e2e/cluster/kubelet"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+const usage = `usage: cluster up [--state DIR] [--root CHECKOUT]   start it, and stop it at Ctrl-C
+       cluster stop [--state DIR]                    stop the one that runs
+
+up prints what it does; the kubeconfig is DIR/kubeconfig, programs' and containers' logs are in DIR/logs.
+`
+
+// run is the exit code: 0, 1 when it failed, 2 when it was asked for nothing it knows.
+func run(args []string) int {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, usage)
+		return 2
+	}
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	state := flags.String("state", filepath.Join(os.TempDir(), "postern-cluster"), "where its files are while it runs")
+	root := flags.String("root", ".", "the checkout of Postern")
+	if err := flags.Parse(args[1:]); err != nil {
+		return 2
+	}
+	var err error
+	switch args[0] {
+	case "up":
+		err = up(*state, *root)
+	case "stop":
+		err = stop(*state)
+	case "inside": // what follows is called by the program itself
+		err = inside(*state, *root)
+	case "pause":
+		err = kubelet.Pause()
+	case "container":
+		err = kubelet.Shim(flags.Arg(0))
+	case "coredns":
+		err = dns(flags.Arg(0))
+	case "echo":
+		err = echo(flags.Args())
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		return 2
+	}
+	if errors.Is(err, errFailed) {
+		return 1
+	}
+	if err != nil && !errors.Is(err, errStopped) {
+		fmt.Fprintf(os.Stderr, "cluster: %v\n", err)
+		return 1
+	}
+	return 0
+}
