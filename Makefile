@@ -9,7 +9,7 @@ TOOLS = .tools
 RESULTS = $(TOOLS)/results
 GOTESTSUM = $(TOOLS)/gotestsum --format pkgname
 
-.PHONY: help test unit rbac e2e translators-test tools chromium translators translations conformance bench benchmarks cluster cluster-build cluster-stop clean
+.PHONY: help test unit rbac e2e translators-test tools chromium translators translations conformance bench benchmarks cluster cluster-build cluster-stop e2e-cluster clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,7 +41,11 @@ cluster-build: tools ## build a real Kubernetes, Istio, Knative and KServe from 
 		{ echo "no $${tool%:*}, and it could not be installed: install the package $${tool#*:}" >&2; exit 1; }; done
 	e2e/cluster/k8s/build.sh etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl
 	e2e/cluster/build.sh
+	CGO_ENABLED=0 $(GO) build -o $(TOOLS)/cluster/posternd ./cmd/posternd
 	cd e2e/cluster && CGO_ENABLED=0 $(GO) build -o ../../$(TOOLS)/cluster/cluster .
+
+e2e-cluster: cluster-build ## the tests on that control plane; brings it up, and takes it down
+	cd e2e/cluster && $(GO) test -tags e2e -timeout 30m -v ./...
 
 cluster: cluster-build ## the document's system on a real control plane, until Ctrl-C (Linux, root; see e2e/cluster/README.md)
 	$(TOOLS)/cluster/cluster up

@@ -33,12 +33,14 @@ func (c *cluster) image(image string) (kubelet.Program, error) {
 		return kubelet.Program{Entrypoint: []string{built("dex")}, Args: []string{"serve", "/etc/dex/cfg/config.yaml"}}, nil
 	case "oauth2-proxy":
 		return kubelet.Program{Entrypoint: []string{filepath.Join(c.tools, "oauth2-proxy")}}, nil
+	case "posternd":
+		return kubelet.Program{Entrypoint: []string{built(name)}}, nil
 	case "curl":
 		return kubelet.Program{Entrypoint: []string{"curl"}}, nil
 	case "whoami", "central-dashboard":
 		return kubelet.Program{Entrypoint: []string{c.self, "echo"}, Env: map[string]string{"ECHO": name}}, nil
 	case "kube-rbac-proxy": // serves KServe's metrics, which nobody asks for
-		return kubelet.Program{Entrypoint: []string{"sleep", "infinity"}, Args: nil}, nil
+		return kubelet.Program{Entrypoint: []string{"sh", "-c", "exec sleep infinity"}}, nil
 	}
 	return kubelet.Program{}, fmt.Errorf("image %s: no program stands for it here", image)
 }

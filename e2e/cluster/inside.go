@@ -21,6 +21,9 @@ const (
 	dnsService  = "10.96.0.10"
 )
 
+// upMessage is said when everything is there.
+const upMessage = "the cluster is up"
+
 // cluster is the one that runs: its folders, its programs.
 type cluster struct {
 	state   string // on this machine's disk: kubeconfig, logs, sockets
@@ -65,6 +68,8 @@ func inside(state, root string) error {
 		}
 		return err
 	}
+	fmt.Printf("%s\n\n    export KUBECONFIG=%s\n    kubectl get svc -n kserve-test\n    kubectl exec --stdin --tty myapp-pod -- /bin/sh\n\nthe gateway is http://%s; Ctrl-C, or make cluster-stop, ends it all\n",
+		upMessage, filepath.Join(c.state, "kubeconfig"), doors["gateway"])
 	select {
 	case <-ctx.Done():
 		return errStopped

@@ -208,7 +208,7 @@ func (c *cluster) installStory(ctx context.Context) error {
 	for _, o := range objects {
 		namespace, name := nameOf(o)
 		switch kind := kindOf(o); {
-		case kind == "Deployment" && namespace == "istio-system", kind == "StatefulSet", kind == "InferenceService", kind == "Pod":
+		case kind == "Deployment" && namespace == "istio-system", kind == "StatefulSet", kind == "InferenceService", kind == "Pod", namespace == "knative-serving" && kind == "ConfigMap":
 		case kind == "Deployment" && namespace == "kubeflow" && name != "centraldashboard":
 		default:
 			if kind == "Deployment" && name == "dex" {
@@ -217,13 +217,11 @@ func (c *cluster) installStory(ctx context.Context) error {
 			wanted = append(wanted, o)
 		}
 	}
-	login, err := read(filepath.Join(c.root, "e2e/cluster/manifests/login.yaml"))
+	login, err := read(filepath.Join(c.root, "e2e/cluster/manifests/login.yaml"), filepath.Join(c.root, "e2e/cluster/manifests/knative-policies.yaml"))
 	if err != nil {
 		return err
 	}
-	for _, namespace := range []string{"kubeflow"} { // whose Deployments name a ServiceAccount
-		wanted = append(wanted, object{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": object{"name": "centraldashboard", "namespace": namespace}})
-	}
+	wanted = append(wanted, object{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": object{"name": "centraldashboard", "namespace": "kubeflow"}})
 	if err := c.put(ctx, "story", append(login, wanted...)); err != nil {
 		return err
 	}
@@ -233,8 +231,7 @@ func (c *cluster) installStory(ctx context.Context) error {
 	return c.rolledOut(ctx, "auth", "dex")
 }
 
-// mountDexConfig adds what the story leaves out of Dex's Deployment: its configuration's volume, and the callback that
-// oauth2-proxy uses.
+// mountDexConfig adds what the story leaves out of Dex's Deployment: its configuration's volume.
 func mountDexConfig(deployment object) {
 	spec := deployment["spec"].(object)["template"].(object)["spec"].(object)
 	spec["volumes"] = []any{object{"name": "config", "configMap": object{"name": "dex"}}}
@@ -295,7 +292,14 @@ func (c *cluster) installKnative(ctx context.Context) error {
 	go (&netistio.Controller{Client: client, Log: func(format string, args ...any) {
 		fmt.Fprintf(log, time.Now().Format("15:04:05.000 ")+format+"\n", args...)
 	}}).Run(ctx)
-	return c.rolledOut(ctx, "knative-serving", "webhook", "controller", "autoscaler", "activator")
+	if err := c.rolledOut(ctx, "knative-serving", "webhook", "controller", "autoscaler", "activator"); err != nil {
+		return err
+	}
+	settings, err := read(filepath.Join(c.root, "examples/story/common/knative.yaml"))
+	if err != nil {
+		return err
+	}
+	return c.put(ctx, "story", settings)
 }
 
 // installKServe applies KServe's manifest without what is for other modes (LLMs, local models) and without

@@ -1,0 +1,148 @@
+//go:build e2e
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// root is the checkout.
+const root = "../.."
+
+func tool(name string) string { return filepath.Join(root, ".tools", "cluster", name) }
+
+// TestMain brings the cluster up for all tests, and down again whatever they do. With CLUSTER_STATE the tests use
+// one that runs already (its state folder), which must be as it was when it came up.
+func TestMain(m *testing.M) { os.Exit(withCluster(m)) }
+
+func withCluster(m *testing.M) int {
+	state := os.Getenv("CLUSTER_STATE")
+	if state == "" {
+		var err error
+		if state, err = os.MkdirTemp("", "postern-cluster-test-"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(state)
+		up := exec.Command(tool("cluster"), "up", "--state", state, "--root", root)
+		up.Stderr = os.Stderr
+		out, err := up.StdoutPipe()
+		if err == nil {
+			err = up.Start()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer func() {
+			_ = up.Process.Signal(os.Interrupt)
+			_ = up.Wait()
+		}()
+		var said bytes.Buffer
+		buffer := make([]byte, 4096)
+		for !strings.Contains(said.String(), upMessage) {
+			n, err := out.Read(buffer)
+			os.Stdout.Write(buffer[:n])
+			said.Write(buffer[:n])
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "the cluster did not come up")
+				return 1
+			}
+		}
+		go func() { _, _ = io.Copy(io.Discard, out) }()
+	}
+	os.Setenv("KUBECONFIG", filepath.Join(state, "kubeconfig"))
+	return m.Run()
+}
+
+// kubectl is the output of a kubectl command that must succeed.
+func kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := tryKubectl(args...)
+	if err != nil {
+		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func tryKubectl(args ...string) (string, error) {
+	out, err := exec.Command(tool("kubectl"), args...).CombinedOutput()
+	return string(out), err
+}
+
+func eventually(t *testing.T, what string, limit time.Duration, check func() error) {
+	t.Helper()
+	end := time.Now().Add(limit)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %s: %v", what, limit, err)
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+// answer is what a caller got.
+type answer struct {
+	status   int
+	location string
+	body     string
+}
+
+const input = `{"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}`
+
+// fromPod calls a URL with curl in the document's pod.
+func fromPod(t *testing.T, url string, args ...string) answer {
+	t.Helper()
+	curl := append([]string{"exec", "myapp-pod", "--", "curl", "--silent", "--show-error", "--max-time", "60", "--write-out", "\n%{http_code} %header{location}", url}, args...)
+	out, err := tryKubectl(curl...)
+	if err != nil {
+		return answer{body: out}
+	}
+	i := strings.LastIndexByte(out, '\n')
+	a := answer{body: strings.TrimSpace(out[:i])}
+	if _, err := fmt.Sscanf(out[i+1:], "%d %s", &a.status, &a.location); err != nil && a.status == 0 {
+		t.Fatalf("curl said %q", out)
+	}
+	return a
+}
+
+// fromOutside calls the gateway from this machine, with headers as name, value, ...
+func fromOutside(t *testing.T, host, path, body string, headers ...string) answer {
+	t.Helper()
+	method, reader := "GET", io.Reader(nil)
+	if body != "" {
+		method, reader = "POST", strings.NewReader(body)
+	}
+	r, err := http.NewRequest(method, "http://"+doors["gateway"]+path, reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = host
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	client := http.Client{Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	got, err := client.Do(r)
+	if err != nil {
+		return answer{body: err.Error()}
+	}
+	defer got.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(got.Body, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{status: got.StatusCode, location: got.Header.Get("Location"), body: strings.TrimSpace(string(text))}
+}
