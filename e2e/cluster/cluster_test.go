@@ -24,7 +24,7 @@ func tool(name string) string { return filepath.Join(root, ".tools", "cluster", 
 // one that runs already (its state folder), which must be as it was when it came up.
 func TestMain(m *testing.M) { os.Exit(withCluster(m)) }
 
-func withCluster(m *testing.M) int {
+func withCluster(m *testing.M) (code int) {
 	state := os.Getenv("CLUSTER_STATE")
 	if state == "" {
 		var err error
@@ -44,8 +44,18 @@ func withCluster(m *testing.M) int {
 			return 1
 		}
 		defer func() {
-			_ = up.Process.Signal(os.Interrupt)
+			// The hardest end of all: nothing of it may outlive that either.
+			_ = up.Process.Kill()
 			_ = up.Wait()
+			var left []string
+			for range 50 {
+				if left = leftovers(); len(left) == 0 {
+					return
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			fmt.Fprintln(os.Stderr, "still running after kill -9:", left)
+			code = 1
 		}()
 		var said bytes.Buffer
 		buffer := make([]byte, 4096)
@@ -62,6 +72,33 @@ func withCluster(m *testing.M) int {
 	}
 	os.Setenv("KUBECONFIG", filepath.Join(state, "kubeconfig"))
 	return m.Run()
+}
+
+// leftovers are the processes of a cluster: in a PID namespace below this one, of a program that was built for it.
+// Mounts, devices and packet filters are of its namespaces and end with the last of them.
+func leftovers() []string {
+	built, err := filepath.EvalSymlinks(filepath.Join(root, ".tools"))
+	if err != nil {
+		return []string{err.Error()}
+	}
+	if built, err = filepath.Abs(built); err != nil {
+		return []string{err.Error()}
+	}
+	var out []string
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range processes {
+		exe, err := os.Readlink(filepath.Join(p, "exe"))
+		if err != nil || !strings.HasPrefix(exe, filepath.Join(built, "cluster")+"/") {
+			continue
+		}
+		status, _ := os.ReadFile(filepath.Join(p, "status"))
+		for line := range strings.Lines(string(status)) {
+			if strings.HasPrefix(line, "NSpid:") && len(strings.Fields(line)) > 2 {
+				out = append(out, p+" "+exe)
+			}
+		}
+	}
+	return out
 }
 
 // kubectl is the output of a kubectl command that must succeed.

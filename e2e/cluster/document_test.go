@@ -147,7 +147,7 @@ func withPostern(t *testing.T) {
 	if got := fromPod(t, ordersURL, "--header", "kubeflow-userid: admin@example.com"); strings.Contains(got.body, "admin@example.com") {
 		t.Errorf("the forged name arrived: %s", got.body)
 	}
-	want(t, "another tenant's model", 302, "/dex/auth", func() answer { return fromPod(t, otherURL, asJSON...) })
+	want(t, "another tenant's model", 401, "login_required", func() answer { return fromPod(t, otherURL, asJSON...) })
 	want(t, "a browser", 302, "/dex/auth", func() answer { return fromOutside(t, "localhost", "/", "") })
 
 	allowed := kubectl(t, "auth", "can-i", "predict-unproven", "inferenceservices.serving.kserve.io/sklearn-iris", "-n", "kserve-test", "--as=postern:pod:default:default", "--as-group=postern:pods")
