@@ -32,8 +32,8 @@ func NetIstio(in KnativeIngress, s *manifest.Set) (objects []*manifest.Object, l
 	}
 	for i, r := range ing.Rules {
 		for _, p := range r.HTTP.Paths {
-			if len(p.Splits) != 1 || p.Splits[0].ServicePort != 80 {
-				return nil, "", in.Source.Errorf(fmt.Sprintf("spec.rules[%d]", i), "got %d destinations, only one, at port 80, is supported yet", len(p.Splits))
+			if len(p.Splits) != 1 {
+				return nil, "", in.Source.Errorf(fmt.Sprintf("spec.rules[%d]", i), "got %d destinations, only one is supported yet", len(p.Splits))
 			}
 			if p.Path != "" || len(p.Headers) > 0 || len(p.AppendHeaders) > 0 || p.RewriteHost != "" {
 				return nil, "", in.Source.Errorf(fmt.Sprintf("spec.rules[%d]", i), "a path, headers or a rewritten host are not supported yet")
