@@ -207,16 +207,19 @@ func BenchmarkEvaluate(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			requests, scratch := make([]envoy.Request, min(n, 1000)), new(envoy.Scratch)
-			for i := range requests {
-				requests[i] = kind.req(i * (n / len(requests)))
+			req, scratch := kind.req(0), new(envoy.Scratch)
+			hosts, paths := make([]string, min(n, 1000)), make([]string, min(n, 1000))
+			for i := range hosts {
+				r := kind.req(i * (n / len(hosts)))
+				hosts[i], paths[i] = r.Authority, r.Path
 			}
 			b.Run(fmt.Sprintf("%s/models=%d", kind.name, n), func(b *testing.B) {
 				b.ReportAllocs()
 				before, i := cpu(), 0
 				for b.Loop() {
 					i++
-					if o := scratch.Evaluate(p, requests[i%len(requests)], env, nil); o.Kind != envoy.Forward {
+					req.Authority, req.Path = hosts[i%len(hosts)], paths[i%len(hosts)]
+					if o := scratch.Evaluate(p, req, env, nil); o.Kind != envoy.Forward {
 						b.Fatal(o.Kind, o.Reason, o.Status)
 					}
 				}

@@ -39,7 +39,10 @@ func compileChange(c changer) (headerChange, error) {
 }
 
 func (c *headerChange) options(in []*corev3.HeaderValueOption) ([]headerOption, error) {
-	var out []headerOption
+	if len(in) == 0 {
+		return nil, nil
+	}
+	out := make([]headerOption, 0, len(in))
 	for _, o := range in {
 		h := headerOption{name: strings.ToLower(o.GetHeader().GetKey()), value: o.GetHeader().GetValue(), action: o.AppendAction}
 		//lint:ignore SA1019 Istio up to 1.17 still writes the deprecated field
@@ -104,6 +107,9 @@ func (c *headerChange) response(to ResponseChange) ResponseChange {
 }
 
 func lowerAll(in []string) []string {
+	if len(in) == 0 {
+		return nil
+	}
 	out := make([]string, len(in))
 	for i, s := range in {
 		out[i] = strings.ToLower(s)

@@ -104,7 +104,7 @@ func (r *RouteInfo) Object() string {
 }
 
 // Check is what an ext_authz filter asks of its authorizer: exactly one of HTTP
-// and GRPC is set.
+// and GRPC is set. It is to be read only: checks share what they have in common.
 type Check struct {
 	Cluster string
 	Timeout time.Duration

@@ -9,11 +9,8 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/structpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // extAuthz is envoy.filters.http.ext_authz.
@@ -270,69 +267,6 @@ func (f *extAuthz) httpAnswer(s *stream, a Answer) *Outcome {
 		}
 	}
 	return f.allow(s, change)
-}
-
-// grpcCheck is the CheckRequest (CheckRequestUtils::createHttpCheck). Its size is
-// what has arrived of the body, nothing yet.
-func (f *extAuthz) grpcCheck(s *stream) *authv3.CheckRequest {
-	headers := map[string]string{":authority": s.authority, ":method": s.method, ":path": s.path, ":scheme": s.scheme}
-	for _, h := range s.headers {
-		if f.someHeaders && !matchesAny(f.allowed, h.Name) || matchesAny(f.disallowed, h.Name) {
-			continue
-		}
-		if old, dup := headers[h.Name]; dup {
-			headers[h.Name] = old + "," + h.Value
-		} else {
-			headers[h.Name] = h.Value
-		}
-	}
-	attrs := &authv3.AttributeContext{
-		Source:      peerOf(s.source.Addr().Unmap().String(), s.source.Port()),
-		Destination: peerOf(s.destination.Addr().Unmap().String(), s.destination.Port()),
-		Request: &authv3.AttributeContext_Request{
-			Time: timestamppb.New(s.env.Now),
-			Http: &authv3.AttributeContext_HttpRequest{Method: s.method, Headers: headers, Path: s.path, Host: s.authority, Scheme: s.scheme, Protocol: s.protocol},
-		},
-		MetadataContext:      &corev3.Metadata{},
-		RouteMetadataContext: &corev3.Metadata{},
-	}
-	for _, ns := range f.routeMeta {
-		if ns == "istio" && s.route.info.Config != "" {
-			attrs.RouteMetadataContext.FilterMetadata = map[string]*structpb.Struct{
-				ns: {Fields: map[string]*structpb.Value{"config": structpb.NewStringValue(s.route.info.Config)}},
-			}
-		}
-	}
-	for _, ns := range f.meta {
-		if st := s.metadata.namespace(ns); st != nil {
-			if attrs.MetadataContext.FilterMetadata == nil {
-				attrs.MetadataContext.FilterMetadata = map[string]*structpb.Struct{}
-			}
-			attrs.MetadataContext.FilterMetadata[ns] = st
-		}
-	}
-	// The least specific level first: what is more specific overwrites.
-	var levels []map[string]string
-	for level := range s.each {
-		if per, ok := level[f.name].(*extauthzv3.ExtAuthzPerRoute); ok {
-			levels = append(levels, per.GetCheckSettings().GetContextExtensions())
-		}
-	}
-	for _, extensions := range slices.Backward(levels) {
-		for k, v := range extensions {
-			if attrs.ContextExtensions == nil {
-				attrs.ContextExtensions = map[string]string{}
-			}
-			attrs.ContextExtensions[k] = v
-		}
-	}
-	return &authv3.CheckRequest{Attributes: attrs}
-}
-
-func peerOf(address string, port uint16) *authv3.AttributeContext_Peer {
-	return &authv3.AttributeContext_Peer{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
-		Address: address, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(port)},
-	}}}}
 }
 
 func (f *extAuthz) grpcAnswer(s *stream, a Answer) *Outcome {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -65,6 +66,7 @@ type route struct {
 	direct    *direct
 	change    headerChange
 	decorator string
+	context   atomic.Pointer[corev3.Metadata] // see metadataContext
 	perFilter perFilter
 	cors      *corsPolicy
 	// unmodelled makes every answer through this route unknown.
@@ -162,45 +164,46 @@ func compileVirtualHost(v *routev3.VirtualHost) (*virtualHost, error) {
 	if vh.change, err = compileChange(v); err != nil {
 		return nil, err
 	}
+	together := make([]route, len(v.Routes)) // a request looks at several
+	vh.routes = make([]*route, len(v.Routes))
 	for i, r := range v.Routes {
-		c, err := compileRoute(r, vh)
-		if err != nil {
+		vh.routes[i] = &together[i]
+		if err := compileRoute(r, vh, vh.routes[i]); err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
-		vh.routes = append(vh.routes, c)
 	}
 	vh.index = newRouteIndex(vh.routes)
 	return vh, nil
 }
 
-func compileRoute(r *routev3.Route, vh *virtualHost) (*route, error) {
-	c := &route{host: vh, decorator: r.Decorator.GetOperation()}
+func compileRoute(r *routev3.Route, vh *virtualHost, c *route) error {
+	c.host, c.decorator = vh, r.Decorator.GetOperation()
 	c.info = RouteInfo{VirtualHost: vh.name, Name: r.Name, Config: istioConfig(r.Metadata)}
 	c.unmodelled = append(vh.unmodelled[:len(vh.unmodelled):len(vh.unmodelled)], fieldsBut(r, "name", "match", "route", "redirect", "direct_response", "metadata", "decorator", "typed_per_filter_config", "tracing", "stat_prefix",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")...)
 	var err error
 	if c.perFilter, err = compilePerFilter(r.TypedPerFilterConfig); err != nil {
-		return nil, err
+		return err
 	}
 	if c.change, err = compileChange(r); err != nil {
-		return nil, err
+		return err
 	}
 	if c.matches, err = compileMatch(r.Match); err != nil {
-		return nil, err
+		return err
 	}
 	var extra []string
 	c.direct, extra = compileDirect(r)
 	c.unmodelled = append(c.unmodelled, extra...)
 	if a := r.GetRoute(); a != nil {
 		if c.action, extra, err = compileAction(r, a); err != nil {
-			return nil, err
+			return err
 		}
 		c.unmodelled = append(c.unmodelled, extra...)
 		if a.Cors != nil { //nolint:staticcheck // what old Istio writes
 			c.cors, err = compileCors(a.Cors) //nolint:staticcheck // the same
 		}
 	}
-	return c, err
+	return err
 }
 
 // istioConfig reads what Istio writes into each route's metadata.
@@ -243,12 +246,14 @@ func compileMatch(m *routev3.RouteMatch) (routeMatch, error) {
 	default: // left to unmodelled
 		c.path = text(textPrefix, "", false)
 	}
-	for _, h := range m.Headers {
-		hm, err := compileHeader(h)
-		if err != nil {
+	if len(m.Headers) > 0 {
+		c.headers = make([]headerMatcher, len(m.Headers))
+	}
+	for i, h := range m.Headers {
+		var err error
+		if c.headers[i], err = compileHeader(h); err != nil {
 			return c, err
 		}
-		c.headers = append(c.headers, hm)
 	}
 	return c, c.compileQuery(m)
 }

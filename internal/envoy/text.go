@@ -143,6 +143,9 @@ func compileString(m *matcherv3.StringMatcher) (stringMatcher, error) {
 // that Istio, KServe and Knative write for hosts and presence are compared without
 // an automaton.
 func compileRegex(r *matcherv3.RegexMatcher) (stringMatcher, error) {
+	if host, ok := hostRegex(r.GetRegex()); ok {
+		return text(textHost, host, false), nil
+	}
 	whole := `\A(?:` + latin1(r.GetRegex()) + `)\z`
 	tree, err := syntax.Parse(whole, syntax.Perl)
 	if err != nil {
@@ -160,6 +163,29 @@ func compileRegex(r *matcherv3.RegexMatcher) (stringMatcher, error) {
 	}
 	_, literal := body(tree)
 	return stringMatcher{kind: textJudged, pattern: literal, judge: func(v string) bool { return re.MatchString(latin1(v)) }}, nil
+}
+
+// hostRegex reads the regex that KServe makes of a host, in its own spelling: there
+// are several for each model.
+func hostRegex(regex string) (string, bool) {
+	host, ok := strings.CutPrefix(regex, "^")
+	host, ok2 := strings.CutSuffix(host, `(?::\d{1,5})?$`)
+	if !ok || !ok2 {
+		return "", false
+	}
+	literal := make([]byte, 0, len(host))
+	for i := 0; i < len(host); i++ {
+		switch c := host[i]; {
+		case c == '\\' && i+1 < len(host) && host[i+1] == '.':
+			i++
+			literal = append(literal, '.')
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-':
+			literal = append(literal, c)
+		default:
+			return "", false
+		}
+	}
+	return string(literal), true
 }
 
 // latin1 makes a character of each byte.

@@ -2,10 +2,10 @@ package envoy
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // truth is a three-valued truth: what depends on something not modelled is
@@ -35,15 +35,13 @@ func fieldsBut(m proto.Message, known ...string) []string {
 		return nil
 	}
 	var out []string
-	m.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-		for _, k := range known {
-			if string(f.Name()) == k {
-				return true
-			}
+	r := m.ProtoReflect()
+	fields := r.Descriptor().Fields()
+	for i := range fields.Len() {
+		if f := fields.Get(i); r.Has(f) && !slices.Contains(known, string(f.Name())) {
+			out = append(out, fmt.Sprintf("%s.%s", r.Descriptor().Name(), f.Name()))
 		}
-		out = append(out, fmt.Sprintf("%s.%s", m.ProtoReflect().Descriptor().Name(), f.Name()))
-		return true
-	})
+	}
 	sort.Strings(out)
 	return out
 }
