@@ -206,7 +206,7 @@ func (a *Authorizer) decide(ctx context.Context, req Request) Verdict {
 	var v Verdict
 	switch {
 	case t.Kind == territory.Refused:
-		v = a.refuse(req, http.StatusForbidden, t.Reason, "it cannot be told what this host leads to: "+t.Detail)
+		v = a.refuse(req, http.StatusForbidden, t.Reason, "it cannot be told what this host leads to; the authorizer's log names the objects")
 	case !agrees(req.RouteVirtualService, t, snap.Map):
 		v = a.refuse(req, http.StatusServiceUnavailable, RouteDisagrees, "the gateway's route and the cluster's objects disagree, try again")
 	case t.Kind == territory.People:

@@ -82,6 +82,7 @@ func appendLine(b []byte, at time.Time, level slog.Level, req Request, v Verdict
 		b = pair(b, "role", v.Decision.Role.String())
 		b = count(b, "rule", int64(v.Decision.Rule))
 	}
+	b = pairOrNone(b, "detail", short(v.Territory.Why()))
 	if v.cause != nil {
 		b = pair(b, "cause", v.cause.Error())
 	}

@@ -46,6 +46,9 @@ func (a *Authorizer) record(ctx context.Context, req Request, v Verdict, at time
 	if v.Decision.Allowed {
 		attrs = append(attrs, slog.String("binding", v.Decision.Binding.String()), slog.String("role", v.Decision.Role.String()), slog.Int("rule", v.Decision.Rule))
 	}
+	if why := v.Territory.Why(); why != "" {
+		attrs = append(attrs, slog.String("detail", short(why)))
+	}
 	if v.cause != nil {
 		attrs = append(attrs, slog.String("cause", v.cause.Error()))
 	}

@@ -44,6 +44,8 @@ type Config struct {
 	LogLevel string `yaml:"logLevel"`
 }
 
+const defaultPatience = 30 * time.Second
+
 // Listen says where the program listens: addresses, not names.
 type Listen struct {
 	// GRPC is the port for Envoy's checks, a privileged interface. Default
@@ -52,6 +54,9 @@ type Listen struct {
 	// HTTP is the port for /healthz, /readyz, /jwks.json and /metrics, which tell no
 	// secret. Default 127.0.0.1:9001.
 	HTTP string `yaml:"http"`
+	// Patience is how long readiness waits for the cluster's objects. After that
+	// people's requests are answered without them. Default 30s.
+	Patience time.Duration `yaml:"patience"`
 	// Linger is how long new checks are still taken after SIGTERM, with readiness off
 	// already: the gateways learn of it a little later. Default 3s.
 	Linger time.Duration `yaml:"linger"`
@@ -135,7 +140,7 @@ func (c Config) check(file string, root *yaml.Node) error {
 		}
 		open = open || err == nil && !loopback && l.field == "listen.grpc"
 	}
-	for field, d := range map[string]time.Duration{"listen.linger": c.Listen.Linger, "listen.drain": c.Listen.Drain} {
+	for field, d := range map[string]time.Duration{"listen.patience": c.Listen.Patience, "listen.linger": c.Listen.Linger, "listen.drain": c.Listen.Drain} {
 		if d < 0 || d > time.Minute {
 			add(field, "got %s, want at most 1m", d)
 		}

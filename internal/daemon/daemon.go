@@ -11,6 +11,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -79,6 +80,7 @@ type Daemon struct {
 	health     *health.Server
 	listeners  [2]net.Listener // gRPC and HTTP
 	synced     atomic.Bool
+	waited     atomic.Bool // longer than listen.patience
 	draining   atomic.Bool
 }
 
@@ -209,11 +211,27 @@ func (d *Daemon) readManifests() error {
 func (d *Daemon) swap(snap *authorizer.Snapshot, kinds map[string]int) (first bool) {
 	d.authorizer.Swap(snap)
 	d.metrics.swapped(kinds)
+	d.metrics.refused(snap.Map.Refusals())
 	if first = !d.synced.Swap(true); first {
 		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	}
 	d.swapped()
 	return first
+}
+
+// patience makes posternd ready without the cluster's objects after a while:
+// people's requests do not need them, and an API server that is away must not
+// close the dashboard too. Models are answered 503 not_synced until then.
+func (d *Daemon) patience(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(cmp.Or(d.config.Listen.Patience, defaultPatience)):
+	}
+	if d.waited.Store(true); !d.synced.Load() && !d.draining.Load() {
+		d.say("the cluster's objects are not read yet: ready for people's requests, models are answered not_synced")
+		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	}
 }
 
 // connect makes the watch of a live cluster, if there is to be one.
@@ -300,6 +318,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.greet()
 	following, stop := context.WithCancel(ctx)
 	wg.Go(func() { d.followAll(following) })
+	wg.Go(func() { d.patience(following) })
 	if d.cluster != nil {
 		wg.Go(func() { d.cluster.Run(following) })
 	}

@@ -246,6 +246,23 @@ func TestServes(t *testing.T) {
 	}
 }
 
+// TestPatience: without the cluster's objects readiness comes after a while, for
+// people's sake; models are still refused.
+func TestPatience(t *testing.T) {
+	dirs := storyDirs(t)
+	write(t, filepath.Join(dirs[0], "zz.yaml"), "kind: [")
+	r := start(t, dirs, func(c *Config) { c.Listen.Patience = 50 * time.Millisecond })
+	eventually(t, "ready for people", func() bool {
+		status, body := r.get(t, "/readyz")
+		return status == http.StatusOK && strings.HasPrefix(body, "ready for people;")
+	})
+	conn := r.dial(t, insecure.NewCredentials())
+	expect(t, conn, check(podAddress(t), inside, modelHost, modelPath), "503 not_synced")
+	if got, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil || got.Status != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("health: got %v %v", got, err)
+	}
+}
+
 // TestNotSynced: with errors in the manifests at the start, models wait and people
 // do not.
 func TestNotSynced(t *testing.T) {

@@ -1,7 +1,10 @@
 package daemon
 
 import (
+	"cmp"
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +21,9 @@ import (
 // this holds if one of them ever came to be.
 const maxReasons = 100
 
+// maxDisputed bounds the objects that are named.
+const maxDisputed = 100
+
 // metrics are those of one Daemon, for Prometheus. Labels have few values: no
 // caller, model, host or path is one.
 type metrics struct {
@@ -27,6 +33,7 @@ type metrics struct {
 	objects   *prometheus.GaugeVec
 	reads     *prometheus.CounterVec
 	stale     *prometheus.GaugeVec
+	disputed  *prometheus.GaugeVec
 	swap      atomic.Int64             // Unix nanoseconds of the last snapshot, 0 before
 	known     func() (time.Time, bool) // of a live cluster, else nil
 
@@ -54,9 +61,11 @@ func newMetrics() *metrics {
 			Name: "postern_reads_total", Help: "Times that files were read."}, []string{"what", "result"}),
 		stale: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "postern_stale", Help: "1 while files have errors and what was read before is in force."}, []string{"what"}),
+		disputed: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "postern_refused_hosts", Help: "Hosts of which it cannot be told what they lead to, by the object (VirtualService) that made it so; the hundred with the most."}, []string{"reason", "object"}),
 		reasons: map[decision]prometheus.Counter{},
 	}
-	m.registry.MustRegister(m.decisions, m.took, m.objects, m.reads, m.stale,
+	m.registry.MustRegister(m.decisions, m.took, m.objects, m.reads, m.stale, m.disputed,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "postern_snapshot_age_seconds", Help: "Time since the snapshot in force was read or, of a live cluster, was last known to be as the cluster is; NaN before the first."}, m.age))
@@ -158,6 +167,18 @@ func (m *metrics) live(c *cluster.Cluster) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "postern_cluster_watched", Help: "1 while the objects of a kind are watched, or there is no such kind.", ConstLabels: prometheus.Labels{"kind": kind}},
 			func() float64 { return one(c.Watched()[kind]) }))
+	}
+}
+
+// refused shows which objects keep hosts from being judged. What tenants can make is
+// bounded.
+func (m *metrics) refused(hosts map[[2]string]int) {
+	most := slices.SortedFunc(maps.Keys(hosts), func(a, b [2]string) int {
+		return cmp.Or(cmp.Compare(hosts[b], hosts[a]), slices.Compare(a[:], b[:]))
+	})
+	m.disputed.Reset()
+	for _, k := range most[:min(len(most), maxDisputed)] {
+		m.disputed.WithLabelValues(k[1], k[0]).Set(float64(hosts[k]))
 	}
 }
 

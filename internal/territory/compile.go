@@ -27,6 +27,8 @@ type claim struct {
 	onward    bool   // a model's whose routes lead out of its namespace: to the gateway
 	sure      bool   // at the door for certain
 	gateways  []string
+
+	alone *Territory // of all hosts that are this one's alone, without the host
 }
 
 func (c *claim) territory(host string) Territory {
@@ -137,6 +139,11 @@ func (c *compiler) door(gateways []string, owned map[string]bool) *door {
 	}
 	for _, list := range [][]*vhost{d.suffixes, d.prefixes} {
 		sort.Slice(list, func(i, j int) bool { return len(list[i].host) > len(list[j].host) })
+	}
+	for _, cls := range claims {
+		for _, cl := range cls {
+			cl.spec = nil // not needed any longer, and large
+		}
 	}
 	return d
 }
@@ -277,9 +284,9 @@ func ordinary(o *manifest.Object) bool {
 
 // judge decides what a host is.
 func (c *compiler) judge(host string, claims []*claim) *vhost {
-	v := &vhost{host: host, fixed: Territory{Kind: People, Host: host, Settled: true, VirtualServices: ids(claims)}}
+	v := &vhost{host: host, fixed: &Territory{Kind: People, Settled: true, VirtualServices: ids(claims)}}
 	if i := slices.IndexFunc(claims, func(cl *claim) bool { return cl.doubt != "" }); i >= 0 && oneNamespace(claims) && !strings.Contains(host, "*") && !c.kubeflowHost(host, claims) {
-		v.fixed = refuse(host, claims, NotDerived, claims[i].doubt+": what KServe makes of it is not known here")
+		v.fixed = refuse(claims, NotDerived, claims[i].doubt+": what KServe makes of it is not known here", claims[i].id)
 		return v
 	}
 	ours := slices.ContainsFunc(claims, func(cl *claim) bool { return cl.sure && cl.kind != People })
@@ -297,17 +304,25 @@ func (c *compiler) judge(host string, claims []*claim) *vhost {
 	case settled && onlyModels(claims) && paths.narrow:
 		v.byPath = paths // a pathTemplate's host
 	case !oneNamespace(claims):
-		v.fixed = refuse(host, claims, AmbiguousHost, "VirtualServices of several namespaces claim the host")
+		v.fixed = refuse(claims, AmbiguousHost, "VirtualServices of several namespaces claim the host", intruders(claims)...)
 	case severalModels(claims):
-		v.fixed = refuse(host, claims, AmbiguousHost, "several models claim the host")
+		v.fixed = refuse(claims, AmbiguousHost, "several models claim the host", intruders(claims)...)
 	case slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.sure }):
-		v.fixed = refuse(host, claims, AmbiguousRoute, "a VirtualService may or may not be at this door")
+		unsure := slices.DeleteFunc(slices.Clone(claims), func(cl *claim) bool { return cl.sure })
+		v.fixed = refuse(claims, AmbiguousRoute, "a VirtualService may or may not be at this door", ids(unsure)...)
+	case same && len(claims) == 1:
+		if first.alone == nil {
+			t := first.territory("")
+			first.alone = &t
+		}
+		v.fixed = first.alone
 	case same:
-		v.fixed = first.territory(host)
-		v.fixed.VirtualServices = ids(claims)
-		v.fixed.Onward = !slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.onward })
+		t := first.territory("")
+		t.VirtualServices = ids(claims)
+		t.Onward = !slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.onward })
+		v.fixed = &t
 	case !settled:
-		v.fixed = refuse(host, claims, AmbiguousRoute, "the routes of the host are told apart by more than path and method")
+		v.fixed = refuse(claims, AmbiguousRoute, "the routes of the host are told apart by more than path and method", intruders(claims)...)
 	default:
 		v.byPath = paths
 	}
@@ -354,8 +369,27 @@ func severalModels(claims []*claim) bool {
 	return false
 }
 
-func refuse(host string, claims []*claim, reason, detail string) Territory {
-	return Territory{Host: host, VirtualServices: ids(claims), Reason: reason, Detail: detail}
+func refuse(claims []*claim, reason, detail string, by ...string) *Territory {
+	return &Territory{VirtualServices: ids(claims), Reason: reason, Detail: detail, By: by}
+}
+
+// intruders are the VirtualServices but for those of the one model or application
+// that is there; all where there is none or more than one.
+func intruders(claims []*claim) []string {
+	var owner access.Resource
+	for _, cl := range claims {
+		if cl.kind == Model && !owner.IsZero() && owner != cl.resource {
+			return ids(claims)
+		}
+		if cl.kind == Model {
+			owner = cl.resource
+		}
+	}
+	others := slices.DeleteFunc(slices.Clone(claims), func(cl *claim) bool { return cl.resource == owner })
+	if owner.IsZero() || len(others) == 0 {
+		return ids(claims)
+	}
+	return ids(others)
 }
 
 func ids(claims []*claim) []string {

@@ -28,6 +28,8 @@
 package territory
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	"postern.dev/postern/internal/access"
@@ -87,8 +89,23 @@ type Territory struct {
 	// Origins are those of the pages that may call a model, by its annotation.
 	Origins []string
 	Reason  string // why Refused; never empty then
-	// Detail names the objects that made it so, for the log and for explaining.
+	// Detail says how that is, and By names the objects ("namespace/name" of
+	// VirtualServices) that made it so: for the log and for explaining, not for callers.
 	Detail string
+	By     []string
+}
+
+// Why is Detail and what of By there is room for.
+func (t Territory) Why() string {
+	const room = 5
+	by, more := t.By, ""
+	if len(by) > room {
+		by, more = by[:room], fmt.Sprintf(" and %d more", len(by)-room)
+	}
+	if len(by) == 0 {
+		return t.Detail
+	}
+	return t.Detail + ": " + strings.Join(by, ", ") + more
 }
 
 // Config says what Postern stands in front of.
@@ -126,6 +143,32 @@ type Map struct {
 // one tenant's object must not keep everybody else's from being judged.
 func (m *Map) Underived() error { return m.underived }
 
+// Refusals are the hosts that are refused for want of one clear owner, by the
+// object that made it so (By) and the reason: how many hosts, all doors together.
+func (m *Map) Refusals() map[[2]string]int {
+	out := map[[2]string]int{}
+	if m == nil {
+		return out
+	}
+	count := func(v *vhost) {
+		if v != nil && v.byPath == nil && v.fixed.Kind == Refused {
+			for _, by := range v.fixed.By {
+				out[[2]string{by, v.fixed.Reason}]++
+			}
+		}
+	}
+	for _, d := range m.doors {
+		for _, v := range d.exact {
+			count(v)
+		}
+		for _, v := range slices.Concat(d.suffixes, d.prefixes) {
+			count(v)
+		}
+		count(d.any)
+	}
+	return out
+}
+
 // Owned tells whether a VirtualService ("namespace/name") is a model's or an
 // application's: a request that is judged people's must not take its routes.
 func (m *Map) Owned(virtualService string) bool { return m != nil && m.owned[virtualService] }
@@ -141,8 +184,8 @@ type door struct {
 // vhost is one host's VirtualServices and the judgement.
 type vhost struct {
 	host   string
-	fixed  Territory // when byPath is nil
-	byPath *paths    // its VirtualServices, when they are told apart by path and method only
+	fixed  *Territory // when byPath is nil; without the host, so that several may share it
+	byPath *paths     // its VirtualServices, when they are told apart by path and method only
 }
 
 // At judges a request: the port it came in at, its :authority, its path without
@@ -160,7 +203,9 @@ func (m *Map) At(port uint16, host, path, method string) Territory {
 	case v == nil:
 		return Territory{Kind: People, Settled: true}
 	case v.byPath == nil:
-		return v.fixed
+		t := *v.fixed
+		t.Host = v.host
+		return t
 	}
 	return v.pick(path, method)
 }
@@ -198,7 +243,7 @@ func (d *door) find(host string) *vhost {
 func (v *vhost) pick(path, method string) Territory {
 	hit := v.byPath.find(path, method)
 	if hit == nil {
-		return Territory{Host: v.host, VirtualServices: v.fixed.VirtualServices, Reason: AmbiguousRoute, Detail: "not exactly one VirtualService of the host matches the path and method"}
+		return Territory{Host: v.host, VirtualServices: v.fixed.VirtualServices, Reason: AmbiguousRoute, Detail: "not exactly one VirtualService of the host matches the path and method", By: v.fixed.VirtualServices}
 	}
 	t := hit.territory(v.host)
 	t.Shared = true

@@ -283,6 +283,10 @@ func TestSharedHosts(t *testing.T) {
 			if got.Kind != tt.kind || got.Reason != tt.reason {
 				t.Errorf("got %s %q (%s), want %s %q", got.Kind, got.Reason, got.Detail, tt.kind, tt.reason)
 			}
+			second := func(id string) bool { return strings.HasSuffix(id, "/x") }
+			if got.Kind == Refused && tt.name != "two models, one host" && !slices.ContainsFunc(got.By, second) {
+				t.Errorf("got refused by %v, want the second object named", got.By)
+			}
 			if got.Kind == Refused && len(got.VirtualServices) < 2 {
 				t.Errorf("got refused because of %v, want both objects named", got.VirtualServices)
 			}
