@@ -31,12 +31,13 @@ const (
 	secretBytes = 32
 	checkBytes  = 5
 
-	idLen     = 16 // characters
+	// IDLen is the length of an id.
+	IDLen     = 16 // characters
 	secretLen = 52
 	checkLen  = 8
 
 	// Len is the length of a key's text.
-	Len = len(Prefix) + idLen + 1 + secretLen + checkLen
+	Len = len(Prefix) + IDLen + 1 + secretLen + checkLen
 
 	// Each hash has a domain of its own, so that none can stand for another.
 	hashDomain  = "postern.dev/apikey/v1"
@@ -91,14 +92,14 @@ func Is(text string) bool {
 // Parse reads a key's text. There is one text for a key: other cases, paddings
 // and lengths are malformed.
 func Parse(text string) (Key, error) {
-	if len(text) != Len || text[:len(Prefix)] != Prefix || text[len(Prefix)+idLen] != '_' {
+	if len(text) != Len || text[:len(Prefix)] != Prefix || text[len(Prefix)+IDLen] != '_' {
 		return Key{}, ErrMalformed
 	}
 	body, end := text[:Len-checkLen], text[Len-checkLen:]
 	if subtle.ConstantTimeCompare([]byte(check(body)), []byte(end)) != 1 {
 		return Key{}, ErrMalformed
 	}
-	k := Key{ID: body[len(Prefix) : len(Prefix)+idLen], secret: body[len(Prefix)+idLen+1:]}
+	k := Key{ID: body[len(Prefix) : len(Prefix)+IDLen], secret: body[len(Prefix)+IDLen+1:]}
 	if !canonical(k.ID) || !canonical(k.secret) {
 		return Key{}, ErrMalformed
 	}
@@ -145,8 +146,8 @@ func (k Key) Verify(h Hash, namespace, name string) bool {
 // ReadSpec checks what an object says of its key.
 func ReadSpec(spec manifest.APIKeySpec) (Hash, error) {
 	var h Hash
-	if len(spec.ID) != idLen || !canonical(spec.ID) {
-		return h, fmt.Errorf("spec.id: got %q, want %d characters of a-z and 2-7", spec.ID, idLen)
+	if len(spec.ID) != IDLen || !canonical(spec.ID) {
+		return h, fmt.Errorf("spec.id: got %q, want %d characters of a-z and 2-7", spec.ID, IDLen)
 	}
 	raw, err := hex.DecodeString(spec.Hash)
 	if err != nil || len(raw) != len(h) || hex.EncodeToString(raw) != spec.Hash {

@@ -43,7 +43,7 @@ func TestNew(t *testing.T) {
 	if o, err := Parse(other); err != nil || o.Verify(h, "team", "robot") || o.ID == k.ID {
 		t.Errorf("another key fits: %v", err)
 	}
-	if secret := text[len(Prefix)+idLen+1:]; strings.Contains(fmt.Sprintf("%+v", spec), secret[:20]) {
+	if secret := text[len(Prefix)+IDLen+1:]; strings.Contains(fmt.Sprintf("%+v", spec), secret[:20]) {
 		t.Error("the object holds the secret")
 	}
 	for _, o := range [][2]string{{"", "x"}, {"x", ""}} {
@@ -81,7 +81,7 @@ func TestParse(t *testing.T) {
 			}
 		}
 	}
-	body := strings.Repeat("a", idLen) + "_" + strings.Repeat("a", secretLen-1) + "b"
+	body := strings.Repeat("a", IDLen) + "_" + strings.Repeat("a", secretLen-1) + "b"
 	for name, bad := range map[string]string{
 		"empty": "", "prefix": Prefix, "cut": text[:Len-1], "longer": text + "a", "upper case": strings.ToUpper(text),
 		"space": " " + text[1:], "two": text + "," + text, "huge": strings.Repeat("a", 1<<20),

@@ -1,8 +1,12 @@
 package credential
 
 import (
+	"bytes"
 	"errors"
+	"math"
 	"slices"
+	"sort"
+	"strings"
 	"time"
 
 	"postern.dev/postern/internal/access"
@@ -23,20 +27,23 @@ const (
 // key is remembered from one snapshot to the next, so a key that is deleted ends
 // with the Swap that says so. The zero value, like nil, knows no key.
 type APIKeys struct {
-	byID     map[string]*keyObject
+	keys     []keyEntry // by id
+	names    string     // of the objects, one after the other
+	spaces   []keySpace
 	problems error
 }
 
-// keyObject is one ApiKey. There may be very many: what can be made of the rest is
-// not kept.
-type keyObject struct {
-	space   *keySpace
-	name    string
-	hash    apikey.Hash
-	expires int64 // Unix seconds; zero: does not
-	broken  bool  // fits no key, and yet holds its id
-	revoked bool
-	next    *keyObject // another that has the same id
+// keyEntry is one ApiKey. There may be very many, and a pointer in each would be
+// work for every garbage collection: so there is none.
+type keyEntry struct {
+	id        [apikey.IDLen]byte
+	hash      apikey.Hash
+	expires   int64  // Unix seconds; zero: does not
+	space     uint32 // which of spaces
+	name      uint32 // where it begins in names
+	nameBytes uint16
+	broken    bool // fits no key, and yet holds its id
+	revoked   bool
 }
 
 // keySpace is what the keys of a namespace share.
@@ -48,41 +55,65 @@ type keySpace struct {
 // NewAPIKeys reads the ApiKeys of a set. One that is not as it must be is left
 // out and does not keep the others from counting; Problems names it.
 func NewAPIKeys(set *manifest.Set) *APIKeys {
-	k := &APIKeys{byID: map[string]*keyObject{}}
-	spaces := map[string]*keySpace{}
+	k := &APIKeys{}
+	spaces := map[string]uint32{}
+	holder := map[string]bool{}
+	var names strings.Builder
 	var errs []error
 	for o, v := range manifest.Of[*manifest.APIKey](set) {
 		hash, err := apikey.ReadSpec(v.Spec)
-		if err == nil && o.Unread != nil {
-			err = o.Unread // such as a limit that is not known here
-		}
 		if err != nil {
 			errs = append(errs, o.Errorf("", "%v", err))
 		}
-		space := spaces[o.Meta.Namespace]
-		if space == nil {
-			space = &keySpace{o.Meta.Namespace, []string{"postern:keys:" + o.Meta.Namespace, access.AuthenticatedGroup}}
-			spaces[o.Meta.Namespace] = space
-		}
-		obj := &keyObject{
-			space: space, name: o.Meta.Name, hash: hash, broken: err != nil,
-			revoked: v.Spec.Disabled || o.Meta.DeletionTimestamp != nil, next: k.byID[v.Spec.ID],
-		}
-		if v.Spec.Expires != nil {
-			obj.expires = max(v.Spec.Expires.Unix(), 1) // not "does not", however long ago
-		}
-		if obj.next != nil {
+		if holder[v.Spec.ID] {
 			errs = append(errs, o.Errorf("spec.id", "another ApiKey has this id: neither key is taken"))
 		}
-		k.byID[v.Spec.ID] = obj
+		holder[v.Spec.ID] = true
+		if len(v.Spec.ID) != apikey.IDLen || len(o.Meta.Name) > math.MaxUint16 || names.Len() > math.MaxUint32-math.MaxUint16 {
+			continue // no key has such an id; no object such a name; and all names are not 4 GB
+		}
+		space, ok := spaces[o.Meta.Namespace]
+		if !ok {
+			space = uint32(len(k.spaces))
+			spaces[o.Meta.Namespace] = space
+			k.spaces = append(k.spaces, keySpace{strings.Clone(o.Meta.Namespace), []string{"postern:keys:" + o.Meta.Namespace, access.AuthenticatedGroup}})
+		}
+		entry := keyEntry{
+			id: [apikey.IDLen]byte([]byte(v.Spec.ID)), hash: hash, broken: err != nil, space: space, name: uint32(names.Len()), nameBytes: uint16(len(o.Meta.Name)),
+			revoked: v.Spec.Disabled || o.Meta.DeletionTimestamp != nil,
+		}
+		if v.Spec.Expires != nil {
+			entry.expires = max(v.Spec.Expires.Unix(), 1) // not "does not", however long ago
+		}
+		names.WriteString(o.Meta.Name)
+		k.keys = append(k.keys, entry)
 	}
-	k.problems = errors.Join(errs...)
+	slices.SortStableFunc(k.keys, func(a, b keyEntry) int { return bytes.Compare(a.id[:], b.id[:]) })
+	k.keys, k.names, k.problems = slices.Clip(k.keys), strings.Clone(names.String()), errors.Join(errs...)
 	return k
 }
 
-func (o *keyObject) caller() access.Caller {
+// holders are the objects that have an id.
+func (k *APIKeys) holders(id string) []keyEntry {
+	if k == nil || len(id) != apikey.IDLen {
+		return nil
+	}
+	var want [apikey.IDLen]byte
+	copy(want[:], id)
+	at := sort.Search(len(k.keys), func(i int) bool { return bytes.Compare(k.keys[i].id[:], want[:]) >= 0 })
+	end := at
+	for end < len(k.keys) && k.keys[end].id == want {
+		end++
+	}
+	return k.keys[at:end]
+}
+
+func (k *APIKeys) nameOf(e *keyEntry) string { return k.names[e.name : e.name+uint32(e.nameBytes)] }
+
+func (k *APIKeys) caller(e *keyEntry) access.Caller {
+	space := &k.spaces[e.space]
 	return access.Caller{
-		User: "postern:key:" + o.space.namespace + ":" + o.name, Groups: slices.Clip(o.space.groups), Proven: true, Kind: access.Key,
+		User: "postern:key:" + space.namespace + ":" + k.nameOf(e), Groups: slices.Clip(space.groups), Proven: true, Kind: access.Key,
 	}
 }
 
@@ -104,29 +135,27 @@ func (k *APIKeys) Caller(c Credential, now time.Time) (caller access.Caller, id 
 		return refuse(KeyMalformed, "this is no API key of Postern's: a character is wrong or missing")
 	}
 	id = key.ID
-	var holders *keyObject
-	if k != nil {
-		holders = k.byID[key.ID]
-	}
-	if holders == nil {
+	holders := k.holders(key.ID)
+	if len(holders) == 0 {
 		key.Verify(apikey.Hash{}, "", "") // as long as for a known id
 		return refuse(KeyUnknown, "there is no such API key, or it has been revoked")
 	}
-	var mine *keyObject
-	for h := holders; h != nil; h = h.next {
-		if key.Verify(h.hash, h.space.namespace, h.name) && !h.broken {
+	var mine *keyEntry
+	for i := range holders {
+		h := &holders[i]
+		if key.Verify(h.hash, k.spaces[h.space].namespace, k.nameOf(h)) && !h.broken {
 			mine = h
 		}
 	}
 	switch {
 	case mine == nil: // as for no id at all: an id is no secret
 		return refuse(KeyUnknown, "there is no such API key, or it has been revoked")
-	case holders.next != nil:
+	case len(holders) > 1:
 		return refuse(KeyAmbiguous, "several ApiKey objects have this key's id: make a new key")
 	case mine.revoked:
 		return refuse(KeyRevoked, "the API key has been revoked")
 	case mine.expires != 0 && now.Unix() >= mine.expires:
 		return refuse(KeyExpired, "the API key has expired")
 	}
-	return mine.caller(), id, nil
+	return k.caller(mine), id, nil
 }

@@ -27,8 +27,6 @@ type claim struct {
 	onward    bool   // a model's whose routes lead out of its namespace: to the gateway
 	sure      bool   // at the door for certain
 	gateways  []string
-
-	alone *Territory // of all hosts that are this one's alone, without the host
 }
 
 func (c *claim) territory(host string) Territory {
@@ -79,6 +77,8 @@ type compiler struct {
 	// hidden: the mesh does not export VirtualServices to every namespace by
 	// default, so one without exportTo may not reach the gateways.
 	hidden bool
+
+	ones map[string]*Territory // of the door at hand
 }
 
 // readMesh looks at the one setting of the mesh that decides whether gateways
@@ -105,6 +105,7 @@ func (c *compiler) readMesh() (err error) {
 
 // door builds one port's table and notes what is not people's.
 func (c *compiler) door(gateways []string, owned map[string]bool) *door {
+	c.ones = map[string]*Territory{}
 	sure, maybe := c.reach(gateways)
 	claims := map[string][]*claim{}
 	for o := range c.set.Sorted() {
@@ -284,7 +285,12 @@ func ordinary(o *manifest.Object) bool {
 
 // judge decides what a host is.
 func (c *compiler) judge(host string, claims []*claim) *vhost {
-	v := &vhost{host: host, fixed: &Territory{Kind: People, Settled: true, VirtualServices: ids(claims)}}
+	v := &vhost{host: host}
+	defer func() {
+		if v.fixed == nil {
+			v.fixed = &Territory{Kind: People, Settled: true, VirtualServices: ids(claims)}
+		}
+	}()
 	if i := slices.IndexFunc(claims, func(cl *claim) bool { return cl.doubt != "" }); i >= 0 && oneNamespace(claims) && !strings.Contains(host, "*") && !c.kubeflowHost(host, claims) {
 		v.fixed = refuse(claims, NotDerived, claims[i].doubt+": what KServe makes of it is not known here", claims[i].id)
 		return v
@@ -310,17 +316,8 @@ func (c *compiler) judge(host string, claims []*claim) *vhost {
 	case slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.sure }):
 		unsure := slices.DeleteFunc(slices.Clone(claims), func(cl *claim) bool { return cl.sure })
 		v.fixed = refuse(claims, AmbiguousRoute, "a VirtualService may or may not be at this door", ids(unsure)...)
-	case same && len(claims) == 1:
-		if first.alone == nil {
-			t := first.territory("")
-			first.alone = &t
-		}
-		v.fixed = first.alone
 	case same:
-		t := first.territory("")
-		t.VirtualServices = ids(claims)
-		t.Onward = !slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.onward })
-		v.fixed = &t
+		v.fixed = c.one(claims)
 	case !settled:
 		v.fixed = refuse(claims, AmbiguousRoute, "the routes of the host are told apart by more than path and method", intruders(claims)...)
 	default:
@@ -367,6 +364,20 @@ func severalModels(claims []*claim) bool {
 		model = cl.resource
 	}
 	return false
+}
+
+// one is the territory of a model or an application that has a host for itself. All
+// its hosts share it: there may be very many.
+func (c *compiler) one(claims []*claim) *Territory {
+	names := ids(claims)
+	key := strings.Join(names, ",")
+	if c.ones[key] == nil {
+		t := claims[0].territory("")
+		t.VirtualServices = names
+		t.Onward = !slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.onward })
+		c.ones[key] = &t
+	}
+	return c.ones[key]
 }
 
 func refuse(claims []*claim, reason, detail string, by ...string) *Territory {
