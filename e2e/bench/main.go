@@ -7,6 +7,7 @@
 //	go run ./e2e/bench            # some minutes; make bench installs what it needs
 //	go run ./e2e/bench -o json
 //	go run ./e2e/bench -rate 1000 # what is added to a request's time
+//	go run ./e2e/bench -models 10000 -keys 100000 -bindings 1000 -only 'API key|seen before'
 //
 // What counts is CPU time of the authorizer's process per check (Linux's scheduler
 // counts it in nanoseconds) as a ratio to the no-op's of the same round:
@@ -32,6 +33,9 @@ type settings struct {
 	posternd    string
 	oauth2Proxy string
 	only        string
+	models      int
+	keys        int
+	bindings    int
 	rounds      int
 	window      time.Duration
 	connections int
@@ -60,6 +64,9 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	f.StringVar(&s.posternd, "posternd", "", "posternd's `program` (default: built from this checkout)")
 	f.StringVar(&s.oauth2Proxy, "oauth2-proxy", ".tools/oauth2-proxy", "oauth2-proxy's `program`")
 	f.StringVar(&s.only, "only", "", "a regular `expression`: only variants whose name it matches, and the two that they are compared with")
+	f.IntVar(&s.models, "models", 0, "further InferenceServices in the manifests, at most 20000")
+	f.IntVar(&s.keys, "keys", 0, "further ApiKeys, at most 200000")
+	f.IntVar(&s.bindings, "bindings", 0, "further RoleBindings and namespaces, at most 10000")
 	f.IntVar(&s.rounds, "rounds", 5, "times that every variant has its turn, at most 50")
 	f.DurationVar(&s.window, "window", 2500*time.Millisecond, "length of a turn, at most 30s")
 	f.IntVar(&s.connections, "connections", 16, "connections with one request at a time each, at most 256")
@@ -73,6 +80,8 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 		return s, fmt.Errorf("got argument %q, want flags only", f.Arg(0))
 	case s.rounds < 1 || s.rounds > 50 || s.window < 100*time.Millisecond || s.window > 30*time.Second || s.connections < 1 || s.connections > 256 || s.rate < 0 || s.rate > 100000:
 		return s, errors.New("rounds, window, connections or rate out of range (see -help)")
+	case s.models < 0 || s.models > 20_000 || s.keys < 0 || s.keys > 200_000 || s.bindings < 0 || s.bindings > 10_000:
+		return s, errors.New("models, keys or bindings out of range (see -help)")
 	case s.output != "text" && s.output != "json":
 		return s, fmt.Errorf("got -o %q, want text or json", s.output)
 	}

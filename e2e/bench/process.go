@@ -73,7 +73,7 @@ func (b *bench) start(name string, decisions io.Writer, env []string, program st
 
 // until waits for a text that the program says.
 func (p *process) until(ctx context.Context, text string) error {
-	for range 600 {
+	for range 6000 { // five minutes: a large cluster takes its time
 		if strings.Contains(p.said.String(), text) {
 			return nil
 		}

@@ -80,6 +80,9 @@ func (b *bench) manifests() error {
 	if err := os.WriteFile(filepath.Join(root, "common", "bench.yaml"), []byte(objects+b.credentials.keyObject), 0o600); err != nil {
 		return err
 	}
+	if err := b.more(root); err != nil {
+		return err
+	}
 	set, err := manifest.Files([]string{filepath.Join(root, "common"), filepath.Join(root, "4-postern")}, nil)
 	if err != nil {
 		return err
