@@ -112,7 +112,7 @@ func derive(s *manifest.Set) ([]*manifest.Object, error) {
 	return out, nil
 }
 
-func compileMap(t *testing.T, cfg Config, texts ...string) *Map {
+func compileMap(t testing.TB, cfg Config, texts ...string) *Map {
 	t.Helper()
 	set, err := manifest.Bytes("t.yaml", []byte(strings.Join(append([]string{gateways}, texts...), "\n---\n")))
 	if err != nil {
