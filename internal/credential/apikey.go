@@ -62,6 +62,9 @@ func NewAPIKeys(set *manifest.Set) *APIKeys {
 	var errs []error
 	for o, v := range manifest.Of[*manifest.APIKey](set) {
 		hash, err := apikey.ReadSpec(v.Spec)
+		if err == nil && o.Unread != nil {
+			err = o.Unread // such as a limit that is not known here
+		}
 		if err != nil {
 			errs = append(errs, o.Errorf("", "%v", err))
 		}
