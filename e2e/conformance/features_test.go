@@ -106,7 +106,7 @@ func randomPatches(r *rand.Rand, i int) map[string]any {
 // filters.
 func routePatch(r *rand.Rand, mutation func(string, string) map[string]any) map[string]any {
 	const api = "type.googleapis.com/envoy.extensions.filters.http."
-	filter := pick(r, []string{"envoy.filters.http.ext_authz", "envoy.filters.http.rbac", "envoy.filters.http.cors", "envoy.filters.http.fault", "envoy.filters.http.header_mutation", "envoy.filters.http.lua"})
+	filter := pick(r, []string{"envoy.filters.http.ext_authz", "envoy.filters.http.rbac", "envoy.filters.http.cors", "envoy.filters.http.fault", "envoy.filters.http.header_mutation", "envoy.filters.http.ext_authz"})
 	config := map[string]map[string]any{
 		"envoy.filters.http.ext_authz": pick(r, []map[string]any{{"@type": api + "ext_authz.v3.ExtAuthzPerRoute", "disabled": true}, {"@type": api + "ext_authz.v3.ExtAuthzPerRoute", "check_settings": map[string]any{"context_extensions": map[string]any{"from": "route"}}}}),
 		"envoy.filters.http.rbac": pick(r, []map[string]any{{"@type": api + "rbac.v3.RBACPerRoute"}, {"@type": api + "rbac.v3.RBACPerRoute", "rbac": map[string]any{"rules": map[string]any{"action": "DENY", "policies": map[string]any{
@@ -114,9 +114,8 @@ func routePatch(r *rand.Rand, mutation func(string, string) map[string]any) map[
 		"envoy.filters.http.cors":            {"@type": api + "cors.v3.CorsPolicy", "allow_origin_string_match": []any{map[string]any{"prefix": "https"}}, "allow_methods": "GET", "forward_not_matching_preflights": r.IntN(2) == 0},
 		"envoy.filters.http.fault":           {"@type": api + "fault.v3.HTTPFault", "abort": map[string]any{"percentage": map[string]any{"numerator": 100}, "http_status": 418}, "headers": []any{map[string]any{"name": "x-foo", "present_match": true}}},
 		"envoy.filters.http.header_mutation": {"@type": api + "header_mutation.v3.HeaderMutationPerRoute", "mutations": map[string]any{"request_mutations": []any{mutation("x-two", "per route")}, "response_mutations": []any{mutation("x-r", "per route")}}},
-		"envoy.filters.http.lua":             {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true, "config": map[string]any{"@type": api + "lua.v3.LuaPerRoute"}},
 	}[filter]
-	if filter != "envoy.filters.http.lua" && r.IntN(5) == 0 {
+	if r.IntN(5) == 0 {
 		config = map[string]any{"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true, "config": config}
 	}
 	applyTo := pick(r, []string{"HTTP_ROUTE", "HTTP_ROUTE", "VIRTUAL_HOST", "ROUTE_CONFIGURATION"})

@@ -228,7 +228,7 @@ func twistForm(r *rand.Rand, q *request) {
 		q.method, q.body = "POST", "\x00\x00\x00\x00\x02hi"
 		q.headers.Add("content-type", "application/grpc")
 		q.headers.Add("te", "trailers")
-		q.headers.Add("grpc-timeout", pick(r, []string{"1S", "100m", "x", "5H", "99999999999S"}))
+		q.headers.Add("grpc-timeout", pick(r, []string{"30S", "60000m", "x", "5H", "99999999999S"}))
 	case 8:
 		q.method = pick(r, []string{"DELETE", "PATCH", "TRACE", "get", "X-OTHER", "PRI", "G,T"})
 	}
