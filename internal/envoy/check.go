@@ -3,6 +3,8 @@ package envoy
 import (
 	"net/netip"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
@@ -56,9 +58,14 @@ func (f *extAuthz) grpcCheck(s *stream) *authv3.CheckRequest {
 			headers[h.Name] = h.Value
 		}
 	}
+	for name, value := range headers {
+		if !utf8.ValidString(value) {
+			headers[name] = utf8Only(value)
+		}
+	}
 	c := &check{}
 	c.time.Seconds, c.time.Nanos = s.env.Now.Unix(), int32(s.env.Now.Nanosecond())
-	c.http.Method, c.http.Headers, c.http.Path, c.http.Host = s.method, headers, s.path, s.authority
+	c.http.Method, c.http.Headers, c.http.Path, c.http.Host = utf8Only(s.method), headers, utf8Only(s.path), utf8Only(s.authority)
 	c.http.Scheme, c.http.Protocol = s.scheme, s.protocol
 	c.req.Time, c.req.Http = &c.time, &c.http
 	a := &c.attributes
@@ -115,4 +122,24 @@ func (rt *route) metadataContext() *corev3.Metadata {
 	}}
 	rt.context.Store(m)
 	return m
+}
+
+// utf8Only puts a ! in the place of every byte that is no part of UTF-8, which a
+// check cannot hold (MessageUtil::sanitizeUtf8String; Envoy's release notes of
+// 1.22.10).
+func utf8Only(text string) string {
+	if utf8.ValidString(text) {
+		return text
+	}
+	var b strings.Builder
+	for i := 0; i < len(text); {
+		r, n := utf8.DecodeRuneInString(text[i:])
+		if r == utf8.RuneError && n == 1 {
+			b.WriteByte('!')
+		} else {
+			b.WriteString(text[i : i+n])
+		}
+		i += n
+	}
+	return b.String()
 }
