@@ -149,6 +149,8 @@ func (a *Authorizer) Swap(s *Snapshot) {
 // Caches are how often the authorizer's caches knew the answer, by the cache's name.
 func (a *Authorizer) Caches() map[string][]*credential.Count {
 	out := map[string][]*credential.Count{"sessions": {a.sessions.Count()}, "tokens": {a.tokens.Count()}}
+	mints, checks := a.keys.Counts()
+	out["passports-made"], out["passports-checked"] = []*credential.Count{mints}, []*credential.Count{checks}
 	if a.bearers != nil {
 		out["sessions"] = append(out["sessions"], a.bearers.Count())
 	}

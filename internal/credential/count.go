@@ -1,17 +1,9 @@
 package credential
 
-import "sync/atomic"
+import "postern.dev/postern/internal/passport"
 
 // Count is how often a cache knew the answer, and how often it had to be found.
-type Count struct{ Hits, Misses atomic.Uint64 }
-
-func (c *Count) note(hit bool) {
-	if hit {
-		c.Hits.Add(1)
-	} else {
-		c.Misses.Add(1)
-	}
-}
+type Count = passport.Count
 
 // Count is how often a session was known.
 func (s *Sessions) Count() *Count { return &s.count }

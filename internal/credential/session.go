@@ -117,7 +117,7 @@ func (s *Sessions) answer(ctx context.Context, shown Headers) (*question, error)
 		s.put(id, q)
 	}
 	s.mu.Unlock()
-	if s.count.note(ok); ok {
+	if s.count.Note(ok); ok {
 		select {
 		case <-q.done:
 		case <-ctx.Done():

@@ -117,7 +117,7 @@ func (t *Tokens) Caller(ctx context.Context, c Credential, live Live) (caller ac
 	v := t.seen[sum]
 	t.mu.Unlock()
 	hit := v != nil && at >= v.from && at < v.until && v.rules.Keys.Current() == v.keys
-	if t.count.note(hit); !hit {
+	if t.count.Note(hit); !hit {
 		if v, err = t.verify(ctx, c.text, at); err != nil {
 			return access.Caller{}, "", err
 		}

@@ -79,11 +79,12 @@ func (e *Error) Unwrap() error { return e.cause }
 type Keys struct {
 	rand io.Reader
 
-	mu       sync.Mutex
-	current  *key
-	previous *key
-	minted   map[mintKey]cached
-	checked  map[checkKey]cached
+	mints, checks Count
+	mu            sync.Mutex
+	current       *key
+	previous      *key
+	minted        map[mintKey]cached
+	checked       map[checkKey]cached
 }
 
 type key struct {
@@ -234,7 +235,8 @@ func (k *Keys) mint(id mintKey, c access.Caller, now time.Time) (string, error) 
 	if id.until != 0 {
 		until, left = min(until, id.until), 1
 	}
-	if ok && have.from <= at && at+left <= have.until {
+	known := ok && have.from <= at && at+left <= have.until
+	if k.mints.Note(known); known {
 		return have.token, nil
 	}
 	cl := claims{
@@ -268,7 +270,8 @@ func (k *Keys) Check(token string, a Audience, now time.Time) (Passport, error) 
 	have, ok := k.checked[id]
 	keys := []*key{k.current, k.previous}
 	k.mu.Unlock()
-	if ok && have.from <= at && at < have.until {
+	known := ok && have.from <= at && at < have.until
+	if k.checks.Note(known); known {
 		return Passport{have.caller, have.until}, nil
 	}
 	cl, err := verify(token, keys)

@@ -348,3 +348,26 @@ func BenchmarkCheckSeen(b *testing.B) {
 		}
 	}
 }
+
+func TestCounts(t *testing.T) {
+	k, err := New(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, now := Audience{Resource: access.Model("a", "b")}, time.Now()
+	for range 3 {
+		token, err := k.Mint(access.Caller{User: "u"}, a, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Check(token, a, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mint, check := k.Counts()
+	for _, c := range []*Count{mint, check} {
+		if c.Hits.Load() != 2 || c.Misses.Load() != 1 {
+			t.Errorf("got %d known and %d not, want 2 and 1", c.Hits.Load(), c.Misses.Load())
+		}
+	}
+}
