@@ -111,9 +111,16 @@ func kubectl(t *testing.T, args ...string) string {
 	return out
 }
 
+// tryKubectl is a command's standard output. What else it says is in the error, if there is one.
 func tryKubectl(args ...string) (string, error) {
-	out, err := exec.Command(tool("kubectl"), args...).CombinedOutput()
-	return string(out), err
+	var out, said bytes.Buffer
+	cmd := exec.Command(tool("kubectl"), args...)
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, said.String())
+	}
+	return out.String(), err
 }
 
 func eventually(t *testing.T, what string, limit time.Duration, check func() error) {
@@ -146,7 +153,7 @@ func fromPod(t *testing.T, url string, args ...string) answer {
 	curl := append([]string{"exec", "myapp-pod", "--", "curl", "--silent", "--show-error", "--max-time", "60", "--write-out", "\n%{http_code} %header{location}", url}, args...)
 	out, err := tryKubectl(curl...)
 	if err != nil {
-		return answer{body: out}
+		return answer{body: out + err.Error()}
 	}
 	i := strings.LastIndexByte(out, '\n')
 	a := answer{body: strings.TrimSpace(out[:i])}
