@@ -71,6 +71,13 @@ func (c *place) posternd(t testing.TB, program string, args ...string) *posternd
 	t.Helper()
 	config := write(t, filepath.Join(t.TempDir(), "config.yaml"), strings.ReplaceAll(storyConfig(t), "http://authservice.istio-system.svc.cluster.local:8080", c.login)+"\nlisten: {grpc: '127.0.0.1:0', http: '127.0.0.1:0', linger: "+c.linger+"}\nmanifests: {pods: "+podRange+"}\n")
 	p := &posternd{process: run(t, program, append([]string{"--config", config}, args...)...)}
+	t.Cleanup(func() {
+		for _, sign := range []string{"panic", "DATA RACE"} {
+			if strings.Contains(p.said.String(), sign) {
+				t.Errorf("posternd said: %s", p.said.String())
+			}
+		}
+	})
 	var at []string
 	eventually(t, "posternd listens", func() bool {
 		select {
