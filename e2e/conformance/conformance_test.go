@@ -29,7 +29,7 @@ import (
 // budget is how many requests each configuration gets: POSTERN_CONFORMANCE_N in
 // all, by default what fits beside the other tests.
 func budget(t *testing.T, configurations int) int {
-	n := 60_000
+	n := 76_000
 	if text := os.Getenv("POSTERN_CONFORMANCE_N"); text != "" {
 		var err error
 		if n, err = strconv.Atoi(text); err != nil {
@@ -54,13 +54,17 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// corpus holds Kubeflow's releases. It is not part of the checkout.
+const corpus = "../../../shared/corpus"
+
 type configuration struct {
 	name      string
 	resources envoy.Resources
 	tokens    *mint // nil: no issuer
 }
 
-// configurations are the story's four states and the goldens of the corpus.
+// configurations are the story's four states, the goldens of the corpus, and what no
+// golden holds.
 func configurations(t *testing.T) []configuration {
 	t.Helper()
 	var out []configuration
@@ -80,7 +84,6 @@ func configurations(t *testing.T) []configuration {
 		p := entry.Output.Proxies[0]
 		out = append(out, configuration{name: "story-" + strings.TrimSuffix(filepath.Base(f), ".json"), resources: parse(t, p.Listeners, p.Routes, p.Clusters)})
 	}
-	const corpus = "../../../shared/corpus"
 	if _, err := os.Stat(corpus); err != nil {
 		t.Logf("the corpus of Kubeflow releases is absent, only the story's configurations are compared: %v", err)
 		return out
@@ -125,7 +128,10 @@ func configurations(t *testing.T) []configuration {
 		}
 		out = append(out, c)
 	}
-	return out
+	if !slices.Contains(tokens.issuers, dex) {
+		t.Fatalf("no golden has issuer %s", dex)
+	}
+	return append(out, translations(t, tokens, bare)...)
 }
 
 // destinations are the clusters that routes lead to.
