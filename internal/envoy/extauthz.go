@@ -196,18 +196,18 @@ func (f *extAuthz) disabledByRoute(s *stream) (skip bool, unknown string) {
 }
 
 // httpCheck is the request to an HTTP authorizer: method, path, host and
-// authorization always, other headers as allowed, and no body
+// authorization always, other headers as allowed, as a gRPC check would hold them, and no body
 // (ClientConfig::toRequestMatchers, RawHttpClientImpl::check; the last two
 // headers are added by Envoy's own HTTP client).
 func (f *extAuthz) httpCheck(s *stream) *Upstream {
-	u := &Upstream{Method: s.method, Authority: s.authority, Path: f.pathPrefix + s.path}
+	u := &Upstream{Method: s.method, Authority: utf8Only(s.authority), Path: f.pathPrefix + utf8Only(s.path)}
 	u.Headers.Add("content-length", "0")
 	seen := map[string]bool{"content-length": true}
 	for _, h := range s.headers { // the check's headers are a map: repeated values are joined
 		if !seen[h.Name] && (h.Name == "authorization" || matchesAny(f.allowed, h.Name)) && !matchesAny(f.disallowed, h.Name) {
 			seen[h.Name] = true
 			value, _ := s.headers.Get(h.Name)
-			u.Headers = append(u.Headers, Header{h.Name, value})
+			u.Headers = append(u.Headers, Header{h.Name, utf8Only(value)})
 		}
 	}
 	for _, h := range f.extra {

@@ -134,15 +134,9 @@ func appendPathByte(out *[]byte, s string) (int, bool) {
 		}
 		return 3, true
 	}
-	if c >= utf8.RuneSelf {
-		r, n := utf8.DecodeRuneInString(s)
-		if r == utf8.RuneError && n == 1 {
-			return 0, false
-		}
-		for i := range n {
-			*out = append(*out, '%', upperHex[s[i]>>4], upperHex[s[i]&15])
-		}
-		return n, true
+	if c >= utf8.RuneSelf { // byte by byte, UTF-8 or not: HTTP/2 lets any through
+		*out = append(*out, '%', upperHex[c>>4], upperHex[c&15])
+		return 1, true
 	}
 	switch c {
 	case '"', '<', '>', '^', '`', '{', '|', '}':
