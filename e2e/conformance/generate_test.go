@@ -139,7 +139,7 @@ func (v *vocabulary) message(m protoreflect.Message, within string) {
 
 func (v *vocabulary) word(field, s string) {
 	switch {
-	case s == "" || len(s) > 200 || strings.ContainsAny(s, " \n"):
+	case s == "" || len(s) > 400 || strings.ContainsAny(s, " \n"):
 	case field == "VirtualHost.domains":
 		v.hosts = append(v.hosts, strings.ReplaceAll(s, "*", "any"))
 	case strings.HasPrefix(s, "/"):
@@ -186,6 +186,12 @@ func (v vocabulary) generate(r *rand.Rand, id int, tokens *mint) request {
 				sep = "&"
 			}
 			q.target += sep + "token=" + strings.NewReplacer("Bearer ", "", " ", "%20").Replace(value) + pick(r, []string{"", "&z=1"})
+		case r.IntN(8) == 0:
+			token := strings.TrimPrefix(value, "Bearer ")
+			q.headers.Add("Cookie", pick(r, []string{"session=" + token, `session="` + token + `"`, "a=b; session=" + token + ";z=1", "session=x; session=" + token, "Session=" + token, "session = " + token, "session=\"" + token}))
+			if r.IntN(3) == 0 {
+				q.headers.Add("Authorization", ascii(tokens.header(r)))
+			}
 		default:
 			q.headers.Add("Authorization", value)
 		}
@@ -206,14 +212,14 @@ func twistForm(r *rand.Rand, q *request) {
 		q.proto = "HTTP/1.0"
 	case 1:
 		q.method = "CONNECT"
-		q.target = pick(r, []string{q.host, q.host + ":443", q.target})
+		q.target = pick(r, []string{q.host, q.host + ":443", q.target, pick(r, []string{"@", "u@", "u@v@", "u:p@", "[u]@"}) + q.host + ":443"})
 		q.body = ""
 	case 2:
 		q.headers.Add("Connection", pick(r, []string{"upgrade", "Upgrade", "keep-alive, Upgrade", "close"}))
 		q.headers.Add("Upgrade", pick(r, []string{"websocket", "WebSocket", "h2c", "other", "websocket, other", ""}))
 		q.body = ""
 	case 3:
-		q.target = pick(r, []string{"*", strings.TrimPrefix(q.target, "/"), "http://", "http:///x", "https://" + q.host + "/x", "HTTP://" + q.host + "/x", "http://" + q.host, "http://" + q.host + "?x=1", "ws://a/b", "//" + q.host + "/x", "?x=1", "http:/x"})
+		q.target = pick(r, []string{"*", strings.TrimPrefix(q.target, "/"), "http://", "http:///x", "https://" + q.host + "/x", "HTTP://" + q.host + "/x", "http://" + q.host, "http://" + q.host + "?x=1", "http://" + pick(r, []string{"u@v@", "u:p;%2f@", "[u]@", "u/@"}) + q.host + "/x", "http://@" + q.host + "/x", "ws://a/b", "//" + q.host + "/x", "?x=1", "http:/x"})
 		if q.target == "" {
 			q.target = "*"
 		}

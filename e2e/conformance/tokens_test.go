@@ -89,7 +89,7 @@ func (m *mint) header(r *rand.Rand) string {
 	case 1:
 		return token
 	case 2:
-		return "Bearer  " + token
+		return "Bearer " + pick(r, []string{" ", ";", " ~ "}) + token
 	case 3:
 		return "Bearer " + token + pick(r, []string{" trailing", ",x", "=", ";", "."})
 	case 4:
@@ -106,7 +106,7 @@ func (m *mint) token(r *rand.Rand) string {
 	now := time.Now().Unix()
 	header := map[string]any{"alg": "RS256", "kid": "one", "typ": "JWT"}
 	claims := map[string]any{"iss": pick(r, append([]string{"https://other.example"}, append(m.issuers, m.issuers...)...)), "sub": "s", "email": "user@example.com", "groups": []string{"a", "b"},
-		"exp": now + 600, "iat": now, "scope": "read write"}
+		"exp": now + 600, "iat": now, "scope": "read write", "admin": pick(r, []any{true, false, nil, "true"})}
 	if len(m.audiences) > 0 {
 		claims["aud"] = pick(r, append([]string{"nobody"}, m.audiences...))
 	}
@@ -121,7 +121,7 @@ func (m *mint) token(r *rand.Rand) string {
 		case 3:
 			delete(claims, pick(r, []string{"iss", "sub", "exp", "email", "groups"}))
 		case 4:
-			claims[pick(r, []string{"iss", "sub", "exp", "nbf", "iat", "aud", "jti", "email", "groups"})] = pick(r, []any{"text", 5, 1.5, -1, true, nil, []any{}, []any{"x", 1}, []any{"~~?>", "<&>"}, map[string]any{"a": "b"}, ""})
+			claims[pick(r, []string{"iss", "sub", "exp", "nbf", "iat", "aud", "jti", "email", "groups"})] = pick(r, []any{"text", 5, 0, 1.5, -1, true, nil, []any{}, []any{"x", 1}, []any{"~~?>", "<&>"}, map[string]any{"a": "b"}, ""})
 		case 5:
 			header["kid"] = pick(r, []any{"two", "", 5})
 		case 6:

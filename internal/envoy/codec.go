@@ -73,7 +73,7 @@ func (s *stream) target(req *Request) bool {
 	}
 	if req.Method == "CONNECT" {
 		host, port, path, ok := splitURL(req.Path)
-		if !ok || port == "" || path != "" {
+		if !ok || port == "" || path != "" || strings.IndexByte(req.Path, '@') > 0 { // a host and a port, and no user
 			return false
 		}
 		req.Authority, req.Path = host+":"+port, ""
@@ -108,11 +108,16 @@ func splitURL(s string) (host, port, path string, ok bool) {
 		end = len(s)
 	}
 	host, path = s[:end], s[end:]
-	if strings.HasPrefix(path, "#") || strings.Contains(host, "@@") {
+	if strings.HasPrefix(path, "#") {
 		return "", "", "", false
 	}
-	if at := strings.LastIndexByte(host, '@'); at >= 0 {
-		host = host[at+1:]
+	if user, name, found := strings.Cut(host, "@"); found {
+		for i := range len(user) {
+			if c := user[i]; !unreserved(c) && strings.IndexByte("!*'()%;:&=+$,", c) < 0 {
+				return "", "", "", false
+			}
+		}
+		host = name // in which no other @ may be
 	}
 	digits, found := "", false
 	if strings.HasPrefix(host, "[") {

@@ -108,6 +108,9 @@ func (f *jwtAuthn) provider(key string, p *jwtv3.JwtProvider) (*provider, error)
 	for _, h := range p.FromHeaders {
 		c.headers = append(c.headers, tokenHeader{strings.ToLower(h.Name), h.ValuePrefix})
 	}
+	// The places are maps by name in Envoy.
+	slices.SortFunc(c.headers, func(a, b tokenHeader) int { return strings.Compare(a.name+a.prefix, b.name+b.prefix) })
+	c.headers, c.params, c.cookies = slices.Compact(c.headers), distinct(c.params), distinct(c.cookies)
 	if len(c.headers)+len(c.params)+len(c.cookies) == 0 {
 		c.headers, c.params = []tokenHeader{{"authorization", "Bearer "}}, []string{"access_token"}
 	}
@@ -275,14 +278,28 @@ func (f *jwtAuthn) traceToken(s *stream, p *provider, header string, status jwtS
 	}
 }
 
-// token is what follows the prefix, wherever that stands in the header
-// (ExtractorImpl::extract, as seen with Envoy 1.40).
+// token is what follows the prefix, wherever that stands in the header, from the first
+// byte on that a token may have; without one it is the whole value (ExtractorImpl::extract
+// and extractJWT).
 func (h tokenHeader) token(value string) (string, bool) {
+	if h.prefix == "" {
+		return value, true
+	}
 	at := strings.Index(value, h.prefix)
 	if at < 0 {
 		return "", false
 	}
-	return strings.TrimLeft(value[at+len(h.prefix):], " "), true
+	rest := value[at+len(h.prefix):]
+	if start := strings.IndexFunc(rest, func(r rune) bool {
+		return r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.'
+	}); start >= 0 {
+		return rest[start:], true
+	}
+	return value, true
+}
+
+func distinct(in []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(in)))
 }
 
 func (p *provider) judge(s *stream, t *token) jwtStatus {
@@ -292,11 +309,11 @@ func (p *provider) judge(s *stream, t *token) jwtStatus {
 	if status := t.inTime(s.env.Now, p.skew); status != jwtOK {
 		return status
 	}
-	if p.mustExpire && t.expires == 0 {
-		return jwtExpired
-	}
 	if len(p.audiences) > 0 && !slices.ContainsFunc(t.audiences, func(a string) bool { return slices.Contains(p.audiences, a) }) {
 		return jwtAudience
+	}
+	if p.mustExpire && t.expires == 0 { // JwksData::isLifetimeAllowed
+		return jwtBadSignature
 	}
 	keys := p.keys
 	if p.remote != nil {

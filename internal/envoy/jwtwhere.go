@@ -54,14 +54,17 @@ func (t foundToken) remove(s *stream) {
 	}
 }
 
-// tokens finds a provider's tokens: in headers, parameters, cookies, in that order
-// (ExtractorImpl::extract).
+// tokens finds a provider's tokens in the order in which they are verified: the last one
+// found goes first, and headers, parameters and cookies are looked at in that order, each
+// by its name (ExtractorImpl::extract, AuthenticatorImpl::startVerify).
 func (p *provider) tokens(s *stream) []foundToken {
 	var out []foundToken
 	for _, h := range p.headers {
-		if value, ok := s.headers.Get(h.name); ok {
-			if text, ok := h.token(value); ok {
-				out = append(out, foundToken{text: text, where: h.name, header: h.name})
+		for i := range s.headers {
+			if f := &s.headers[i]; f.Name == h.name {
+				if text, ok := h.token(f.Value); ok {
+					out = append(out, foundToken{text: text, where: h.name, header: h.name})
+				}
 			}
 		}
 	}
@@ -82,16 +85,32 @@ func (p *provider) tokens(s *stream) []foundToken {
 			}
 		}
 	}
-	if len(p.cookies) > 0 {
-		seen := map[string]bool{}
-		cookies, _ := s.headers.Get("cookie")
-		for part := range strings.SplitSeq(cookies, ";") {
-			key, value, ok := strings.Cut(strings.TrimLeft(part, " "), "=")
-			if ok && slices.Contains(p.cookies, key) && !seen[key] {
-				seen[key] = true
-				out = append(out, foundToken{text: strings.Trim(value, `"`), where: "cookie " + key})
-			}
+	for _, name := range p.cookies {
+		if value, ok := s.headers.cookie(name); ok {
+			out = append(out, foundToken{text: value, where: "cookie " + name})
 		}
 	}
+	slices.Reverse(out)
 	return out
+}
+
+// cookie is the first cookie of a name. Each field is read by itself, and one pair of
+// quotes belongs to the form (Http::Utility::forEachCookie).
+func (h Headers) cookie(name string) (string, bool) {
+	for i := range h {
+		if h[i].Name != "cookie" {
+			continue
+		}
+		for part := range strings.SplitSeq(h[i].Value, ";") {
+			key, value, ok := strings.Cut(strings.TrimLeft(part, " "), "=")
+			if !ok || key != name {
+				continue
+			}
+			if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
+				value = value[1 : len(value)-1]
+			}
+			return value, true
+		}
+	}
+	return "", false
 }

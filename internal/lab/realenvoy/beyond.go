@@ -54,12 +54,15 @@ func reaches(typeURL string) bool {
 	return false
 }
 
-// harmless is Kubeflow's own script, which the engine knows.
+// harmless is Kubeflow's own script, which the engine knows, or a route that runs none.
 func harmless(v map[string]any) bool {
 	code, _ := v["inlineCode"].(string)
 	if source, ok := v["defaultSourceCode"].(map[string]any); ok && code == "" {
 		code, _ = source["inlineString"].(string)
 	}
 	t, _ := v["@type"].(string)
+	if off, _ := v["disabled"].(bool); off && len(v) == 2 && strings.HasSuffix(t, ".http.lua.v3.LuaPerRoute") {
+		return true
+	}
 	return len(v) == 2 && strings.HasSuffix(t, ".http.lua.v3.Lua") && envoy.KnownLua(code)
 }

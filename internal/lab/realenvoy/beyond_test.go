@@ -22,6 +22,7 @@ func TestConfigurationsThatReachBeyondEnvoy(t *testing.T) {
 		{"another script", `{"name": "l", "typedConfig": {"@type": "` + extensions + `filters.http.lua.v3.Lua", "inlineCode": "os.execute('id')"}},`, "", "lua.v3.Lua"},
 		{"Kubeflow's and another", `{"name": "l", "typedConfig": {"@type": "` + extensions + `filters.http.lua.v3.Lua", "inlineCode": "` + host + `", "sourceCodes": {"x": {"inlineString": "os.execute('id')"}}}},`, "", "lua.v3.Lua"},
 		{"a script of a route's", "", `, "typedPerFilterConfig": {"l": {"@type": "` + extensions + `filters.http.lua.v3.LuaPerRoute", "sourceCode": {"inlineString": "x"}}}`, "LuaPerRoute"},
+		{"no script on a route", "", `, "typedPerFilterConfig": {"l": {"@type": "` + extensions + `filters.http.lua.v3.LuaPerRoute", "disabled": true}}`, ""},
 		{"in a TypedStruct", `{"name": "l", "typedConfig": {"@type": "type.googleapis.com/xds.type.v3.TypedStruct", "typeUrl": "` + extensions + `filters.http.lua.v3.Lua", "value": {"inlineCode": "os.execute('id')"}}},`, "", "lua.v3.Lua"},
 		{"native code", `{"name": "g", "typedConfig": {"@type": "` + extensions + `filters.http.golang.v3alpha.Config", "libraryPath": "/tmp/x.so"}},`, "", "golang"},
 		{"a file as an answer", "", `, "directResponse": {"status": 200, "body": {"filename": "/etc/passwd"}}`, "filename"},
