@@ -136,6 +136,9 @@ type Hop struct {
 	Address string `json:"address,omitempty"`
 	Text    string `json:"text,omitempty"`
 	Steps   []Step `json:"steps,omitempty"`
+	// Shares are the destinations among which the route chooses by weight, none
+	// where there is one.
+	Shares []Share `json:"shares,omitempty"`
 }
 
 // Step is one thing that happened at a station.
@@ -201,7 +204,12 @@ func (s *System) Explain(ctx context.Context, c Call) (*Answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCall, err)
 	}
-	w := &walk{system: s, ctx: ctx, call: c, start: start, answer: &Answer{Headers: [][2]string{}, Why: []string{}, Warnings: slices.Clone(s.world.Warnings)}}
+	w := s.walk(ctx, c, start)
 	w.run()
+	w.alternatives()
 	return w.answer, nil
+}
+
+func (s *System) walk(ctx context.Context, c Call, start *start) *walk {
+	return &walk{system: s, ctx: ctx, call: c, start: start, answer: &Answer{Headers: [][2]string{}, Why: []string{}, Warnings: slices.Clone(s.world.Warnings)}}
 }

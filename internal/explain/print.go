@@ -96,6 +96,13 @@ func (h Hop) write(b *strings.Builder, n int) {
 		}
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
+	for _, s := range h.Shares {
+		line := "           by weight: " + s.String()
+		if s.Taken {
+			line += " (this walk)"
+		}
+		b.WriteString(line + "\n")
+	}
 }
 
 // stage is a filter's name without what all have in common.

@@ -46,8 +46,10 @@ func (v *visit) evaluate() envoy.Outcome {
 		Source: netip.AddrPortFrom(v.at.source, sourcePort), Destination: v.at.addr, Protocol: "HTTP/1.1",
 		Method: v.at.request.Method, Authority: v.at.request.Authority, Path: v.at.request.Path, Headers: slices.Clone(v.at.request.Headers), TLS: v.tls,
 	}
-	env := envoy.Env{RequestID: requestID, Now: v.system().now(), Authorize: v.authorize}
+	dice := v.walk.dice[len(v.walk.answer.Hops)]
+	env := envoy.Env{RequestID: requestID, Random: dice, Now: v.system().now(), Authorize: v.authorize}
 	o := v.at.gateway.Proxy.Evaluate(req, env, &v.trace)
+	v.hop.Shares = shares(o.Shares, dice)
 	v.steps()
 	if o.Kind == envoy.Local {
 		v.hop.Steps = append(v.hop.Steps, Step{Stage: "answer", Text: fmt.Sprintf("%d %s", o.Status, o.Reason)})

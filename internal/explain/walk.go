@@ -25,6 +25,7 @@ type walk struct {
 	call   Call
 	start  *start
 	answer *Answer
+	dice   map[int]uint64 // what chooses among weighted destinations, by hop
 
 	named   string // whom the login named by kubeflow-userid
 	allowed *By    // the RoleBinding that let the call in, of the last authorizer asked
