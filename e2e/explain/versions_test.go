@@ -15,7 +15,7 @@ import (
 func sorted(list []string) []string { slices.Sort(list); return list }
 
 // TestLoginIsGone: the objects of Kubeflow 1.4 to 1.8 under the last Istio line in
-// which deprecated filter names match, and under the newest (TRANSLATOR.md, B). Up to
+// which deprecated filter names match, and under the newest. Up to
 // 1.18 everybody is asked to log in; from 1.19 on the EnvoyFilters of 1.6 and 1.8
 // match nothing, and explain says that login is gone and which name no longer
 // matches. That of 1.4 goes on: its `listener:` stands beside `match:`, which

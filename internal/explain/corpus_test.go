@@ -128,7 +128,7 @@ func golden(t *testing.T, release string, wl *topology.Workload) *world.Gateway 
 }
 
 // TestWhoGetsThrough is the gateway's part of the table of that name in
-// ../shared/reference/KUBEFLOW.md, section 4. The goldens hold no sidecars: there
+// README.md. The goldens hold no sidecars: there
 // the walk is unknown, with the headers that the sidecar would judge by. e2e/explain
 // has the whole table, sidecars included.
 func TestWhoGetsThrough(t *testing.T) {

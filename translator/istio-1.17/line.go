@@ -1,5 +1,3 @@
-// Command istio-1.17 translates Kubernetes and Istio objects into Envoy configuration, as istiod 1.17.5 does.
-// See translator/README.md.
 package main
 
 import (
@@ -12,12 +10,6 @@ import (
 	"istio.io/istio/pkg/spiffe"
 	"istio.io/pkg/log"
 	"postern.dev/postern/translator/contract"
-)
-
-// version is the tag of the commit that go.mod pins. Proxies say they are of the same.
-const (
-	version      = "1.17.5"
-	proxyVersion = version
 )
 
 func silence() {

@@ -1,5 +1,3 @@
-// Command istio-1.22 translates Kubernetes and Istio objects into Envoy configuration, as istiod 1.22.1 does.
-// See translator/README.md.
 package main
 
 import (
@@ -15,12 +13,6 @@ import (
 	"istio.io/istio/pkg/log"
 	"istio.io/istio/pkg/spiffe"
 	"postern.dev/postern/translator/contract"
-)
-
-// version is the tag of the commit that go.mod pins. Proxies say they are of the same.
-const (
-	version      = "1.22.1"
-	proxyVersion = version
 )
 
 func silence() {

@@ -1,5 +1,3 @@
-// Command istio-1.26 translates Kubernetes and Istio objects into Envoy configuration, as istiod 1.26.1 does.
-// See translator/README.md.
 package main
 
 import (
@@ -14,12 +12,6 @@ import (
 	"istio.io/istio/pkg/config/schema/collections"
 	"istio.io/istio/pkg/log"
 	"postern.dev/postern/translator/contract"
-)
-
-// version is the tag of the commit that go.mod pins. Proxies say they are of the same.
-const (
-	version      = "1.26.1"
-	proxyVersion = version
 )
 
 func silence() {

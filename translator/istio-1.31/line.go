@@ -1,5 +1,3 @@
-// Command istio-1.31 translates Kubernetes and Istio objects into Envoy configuration, as a development version of istiod 1.31 does.
-// See translator/README.md.
 package main
 
 import (
@@ -17,12 +15,6 @@ import (
 	"istio.io/istio/pkg/config/schema/collections"
 	"istio.io/istio/pkg/log"
 	"postern.dev/postern/translator/contract"
-)
-
-const (
-	// version is how Istio names its own builds between releases; the commit is the one go.mod pins.
-	version      = "1.31-alpha.eed52ebb66ad"
-	proxyVersion = "1.31.0"
 )
 
 func silence() {

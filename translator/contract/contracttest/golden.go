@@ -56,7 +56,7 @@ func (g golden) asProxy() contract.Proxy {
 }
 
 // CompareGoldens compares a line with what an Istio version made of a release for both gateways, by another program (Istio's own test
-// server, another registry: reference/TRANSLATOR.md). Listeners and route configurations are compared whole. What is ignored, and why:
+// server, another registry). Listeners and route configurations are compared whole. What is ignored, and why:
 //
 //   - the order of object keys and white space, which protojson varies on purpose, also inside a key set in a string: the goldens' were
 //     written anew when the private members of Istio's placeholder key were left out, as the translators leave them out;
