@@ -29,6 +29,7 @@ func TestDocument(t *testing.T) {
 	t.Run("2 the EnvoyFilter attempt", attempt)
 	t.Run("3 the path exemption", pathExempt)
 	t.Run("4 Postern", withPostern)
+	t.Run("5 from the login to Postern and back", thereAndBack)
 }
 
 func shows(t *testing.T) {
@@ -153,5 +154,38 @@ func withPostern(t *testing.T) {
 	}
 	if out, _ := tryKubectl("auth", "can-i", "predict-unproven", "inferenceservices.serving.kserve.io/fraud", "-n", "team-b", "--as=postern:pod:default:default", "--as-group=postern:pods"); strings.TrimSpace(out) != "no" {
 		t.Errorf("kubectl auth can-i for the other tenant's model: got %q, want no", out)
+	}
+}
+
+// asNew is deploy/README.md's: an object as it can be created again.
+const asNew = `sed -E '/^ +(creationTimestamp|generation|resourceVersion|uid):/d'`
+
+// thereAndBack is step 3 of deploy/README.md and the way back, from a gateway where both judge.
+func thereAndBack(t *testing.T) {
+	guide, err := os.ReadFile(filepath.Join(root, "deploy/README.md"))
+	if err != nil || !strings.Contains(string(guide), asNew) {
+		t.Fatalf("deploy/README.md no longer says %s (%v)", asNew, err)
+	}
+	removed, gateway := filepath.Join(root, "deploy/authservice/removed.yaml"), filepath.Join(root, "deploy/authservice/gateway.yaml")
+	kubectl(t, "apply", "--validate=warn", "-f", filepath.Join(root, "examples/story/1-login-everywhere/authn-filter.yaml"))
+	want(t, "with both, the pod's call", 302, "/dex/auth", func() answer { return fromPod(t, modelURL, asJSON...) })
+	want(t, "with both, from outside", 302, "/dex/auth", func() answer { return fromOutside(t, modelHost, modelPath, input) })
+
+	before := filepath.Join(t.TempDir(), "before.yaml")
+	save := exec.Command("sh", "-c", tool("kubectl")+" get -f "+removed+" -o yaml | "+asNew+" > "+before)
+	if out, err := save.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	kubectl(t, "delete", "-f", removed)
+	want(t, "there, the pod's call", 200, `"predictions"`, func() answer { return fromPod(t, modelURL, asJSON...) })
+	want(t, "there, from outside", 401, "credential_required", func() answer { return fromOutside(t, modelHost, modelPath, input) })
+
+	kubectl(t, "apply", "-f", before)
+	kubectl(t, "delete", "-f", gateway)
+	want(t, "back, the pod's call", 302, "/dex/auth", func() answer { return fromPod(t, modelURL, asJSON...) })
+	want(t, "back, from outside", 302, "/dex/auth", func() answer { return fromOutside(t, modelHost, modelPath, input) })
+	want(t, "back, a browser", 302, "/dex/auth", func() answer { return fromOutside(t, "localhost", "/", "") })
+	if kept, _ := tryKubectl("get", "authorizationpolicies", "-n", "istio-system", "-o", "name"); strings.Contains(kept, "postern-") {
+		t.Errorf("left behind: %s", kept)
 	}
 }

@@ -139,7 +139,9 @@ type Delegate struct {
 // such policies there (Kubeflow since 1.9.1: istio-ingressgateway-require-jwt).
 // Models and applications with a rule of their own are judged whatever it says.
 type Skip struct {
-	// Doors are the ports whose gateway has those policies. At others all is asked.
+	// Doors are the ports whose gateway has those policies. At others all is asked. A
+	// check tells a port and not a gateway: of another gateway at such a port, people's
+	// requests with these marks go on as they did before Postern.
 	Doors []uint16 `yaml:"doors"`
 	// Headers: requests that have one of them (authorization).
 	Headers []string `yaml:"headers"`

@@ -54,7 +54,7 @@ func newStripper(cfg Config) stripper {
 // removed because of what they say and those that the login is asked with.
 var looked = []string{
 	"cookie", "origin", "sec-fetch-site", "access-control-request-method", "access-control-request-headers",
-	"accept", "content-type", "traceparent", "x-forwarded-proto",
+	"accept", "content-type", "connection", "traceparent", "tracestate", "x-forwarded-proto",
 }
 
 // Looks tells whether a request's header matters to Postern: a gateway that does not

@@ -291,7 +291,7 @@ func (c *compiler) judge(host string, claims []*claim) *vhost {
 			v.fixed = &Territory{Kind: People, Settled: true, VirtualServices: ids(claims)}
 		}
 	}()
-	if i := slices.IndexFunc(claims, func(cl *claim) bool { return cl.doubt != "" }); i >= 0 && oneNamespace(claims) && !strings.Contains(host, "*") && !c.kubeflowHost(host, claims) {
+	if i := slices.IndexFunc(claims, func(cl *claim) bool { return cl.doubt != "" }); i >= 0 && !strings.Contains(host, "*") && !c.kubeflowHost(host, claims) {
 		v.fixed = refuse(claims, NotDerived, claims[i].doubt+": what KServe makes of it is not known here", claims[i].id)
 		return v
 	}

@@ -400,7 +400,7 @@ func TestUnderived(t *testing.T) {
 }
 
 // TestLostModel: login does not stand in for the rule of a model that could not be
-// derived; what else the namespace serves stays.
+// derived, whoever else claims its host; what else the namespace serves stays.
 func TestLostModel(t *testing.T) {
 	isvc := "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: odd, namespace: team}\nspec: {predictor: {sklearn: {storageUri: \"gs://x/y\"}}}\n"
 	none := func(s *manifest.Set) ([]*manifest.Object, error) {
@@ -421,11 +421,12 @@ func TestLostModel(t *testing.T) {
 		to("team", "odd-predictor-ingress", "inner.example.com", "odd-predictor-00001"),
 		to("team", "oddly", "oddly.example.com", "elsewhere.other.svc.cluster.local"),
 		to("team", "odd-all", "*.team.example.com", "knative-local-gateway.istio-system.svc.cluster.local"),
+		to("other", "web", "odd.example.com", "web"), to("other", "web2", "inner.example.com", "x.y.svc.cluster.local"),
 		to("team", "odd-steal", "victim.example.com", "x.other.svc.cluster.local"), to("other", "victim", "victim.example.com", "x.y.svc.cluster.local"),
 		to("other", "odd", "other.example.com", "x.y.svc.cluster.local"))
 	for host, want := range map[string]string{
 		"odd.example.com": NotDerived, "inner.example.com": NotDerived, "oddly.example.com": "",
-		"a.team.example.com": "", "victim.example.com": "", "other.example.com": "", "dashboard": "",
+		"a.team.example.com": "", "victim.example.com": NotDerived, "other.example.com": "", "dashboard": "",
 	} {
 		if got := m.At(8080, host, "/", "GET"); got.Reason != want || (got.Kind == Refused) != (want != "") {
 			t.Errorf("%s: got %s %q, want %q", host, got.Kind, got.Reason, want)
