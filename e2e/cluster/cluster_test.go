@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -33,7 +34,16 @@ func withCluster(m *testing.M) (code int) {
 			return 1
 		}
 		defer os.RemoveAll(state)
-		up := exec.Command(tool("cluster"), "up", "--state", state, "--root", root)
+		for name := range doors { // another cluster may run beside it
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			doors[name] = l.Addr().String()
+			l.Close()
+		}
+		up := exec.Command(tool("cluster"), append([]string{"up", "--state", state, "--root", root}, doorFlags()...)...)
 		up.Stderr = os.Stderr
 		out, err := up.StdoutPipe()
 		if err == nil {

@@ -14,8 +14,9 @@ import (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-const usage = `usage: cluster up [--state DIR] [--root CHECKOUT]   start it, and stop it at Ctrl-C
-       cluster stop [--state DIR]                    stop the one that runs
+const usage = `usage: cluster up [--state DIR] [--root CHECKOUT] [--api ADDRESS] [--gateway ADDRESS]
+                                      start it, and stop it at Ctrl-C
+       cluster stop [--state DIR]     stop the one that runs
 
 up prints what it does; the kubeconfig is DIR/kubeconfig, programs' and containers' logs are in DIR/logs.
 `
@@ -29,9 +30,12 @@ func run(args []string) int {
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	state := flags.String("state", filepath.Join(os.TempDir(), "postern-cluster"), "where its files are while it runs")
 	root := flags.String("root", ".", "the checkout of Postern")
+	api := flags.String("api", doors["api"], "where the API server is reached")
+	gateway := flags.String("gateway", doors["gateway"], "where the gateway is reached")
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2
 	}
+	doors["api"], doors["gateway"] = *api, *gateway
 	var err error
 	switch args[0] {
 	case "up":

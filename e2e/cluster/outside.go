@@ -21,8 +21,8 @@ var (
 	errFailed  = errors.New("failed") // and has said why
 )
 
-// The ports of this machine's loopback by which the cluster is reached: each leads to a Unix socket in the state
-// folder, and from there on inside.
+// doors are the addresses of this machine by which the cluster is reached, where the command line names no others:
+// each leads to a Unix socket in the state folder, and from there on inside.
 var doors = map[string]string{"api": "127.0.0.1:16443", "gateway": "127.0.0.1:18080"}
 
 // up runs the cluster in new namespaces until a signal ends it. All that it starts is in one PID namespace, whose
@@ -56,7 +56,7 @@ func up(state, root string) error {
 	if err != nil {
 		return err
 	}
-	child := exec.Command(self, "inside", "--state", state, "--root", root)
+	child := exec.Command(self, append([]string{"inside", "--state", state, "--root", root}, doorFlags()...)...)
 	child.Stdout, child.Stderr = os.Stdout, os.Stderr
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL,
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWPID}
@@ -91,6 +91,9 @@ func up(state, root string) error {
 	_ = child.Process.Kill()
 	return err
 }
+
+// doorFlags names the doors on a command line.
+func doorFlags() []string { return []string{"--api", doors["api"], "--gateway", doors["gateway"]} }
 
 // forward passes each connection on to an address.
 func forward(l net.Listener, network, address string) {
