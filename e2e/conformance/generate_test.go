@@ -350,7 +350,11 @@ func (r request) engine(from, to netip.AddrPort) envoy.Request {
 		}
 		out.Headers = append(out.Headers, h)
 	}
-	if r.body != "" && !r.chunked && r.proto != "HTTP/2" {
+	switch {
+	case r.proto == "HTTP/2":
+	case r.chunked:
+		out.Headers.Add("transfer-encoding", "chunked")
+	case r.body != "":
 		out.Headers.Add("content-length", strconv.Itoa(len(r.body)))
 	}
 	return out

@@ -22,7 +22,7 @@ const module = "postern.dev/postern"
 // order is DESIGN.md's list of packages: a package imports only what stands
 // above it.
 var order = []string{
-	"internal/manifest", "internal/translate", "internal/kserve", "internal/envoy", "internal/topology", "internal/sklearn",
+	"internal/manifest", "internal/translate", "internal/kserve", "internal/envoy", "internal/envoy/envoytest", "internal/topology", "internal/sklearn",
 	"internal/apikey", "internal/keyset", "internal/access", "internal/passport", "internal/credential", "internal/territory", "internal/authorizer",
 	"internal/snapshot", "internal/trace", "internal/cluster", "internal/daemon", "cmd/posternd", "examples/story", "deploy", "internal/world", "internal/explain",
 	"internal/lab/network", "internal/lab/control", "internal/lab/podproxy", "internal/lab/gateway", "internal/lab/realenvoy",

@@ -124,23 +124,26 @@ type inspector struct {
 
 func (i inspector) runs(port uint16) bool { return i.present && !i.disabled(port) }
 
+const inspectors = "envoy.extensions.filters.listener."
+
 // compileInspectors reads the listener filters Istio sets up. What else there is
 // comes back by name.
 func compileInspectors(filters []*listenerv3.ListenerFilter) (tls, http inspector, unmodelled []string) {
 	for _, f := range filters {
-		switch name := f.Name[strings.LastIndexByte(f.Name, '.')+1:]; name {
-		case "original_dst": // a redirected connection's own destination, which Request.Destination is
-		case "tls_inspector", "http_inspector":
+		msg, _ := unpack(f.GetTypedConfig()) // of a type that is not linked: a TypedStruct
+		switch name := typeName(f.GetTypedConfig(), msg); name {
+		case inspectors + "original_dst.v3.OriginalDst": // a redirected connection's own destination, which Request.Destination is
+		case inspectors + "tls_inspector.v3.TlsInspector", inspectors + "http_inspector.v3.HttpInspector":
 			disabled, extra := portPredicate(f.FilterDisabled)
 			unmodelled = append(unmodelled, extra...)
 			i := inspector{true, disabled}
-			if name == "tls_inspector" {
+			if strings.HasSuffix(name, "TlsInspector") {
 				tls = i
 			} else {
 				http = i
 			}
 		default:
-			unmodelled = append(unmodelled, "listener filter "+f.Name)
+			unmodelled = append(unmodelled, "listener filter "+f.Name+" ("+name+")")
 		}
 	}
 	return tls, http, unmodelled

@@ -10,14 +10,20 @@ import (
 // manager refuse by its form alone. Sources, Envoy 1.40: balsa_parser.cc
 // (isUrlValid, isMethodValid), http1/codec_impl.cc (handlePath),
 // conn_manager_impl.cc (decodeHeaders); what HTTP/2 refuses was seen.
-func (s *stream) codec(req *Request) *Outcome {
+func (s *stream) codec(req *Request, c *rarer) *Outcome {
+	crowded := c.crowded(req)
 	if req.Protocol == "HTTP/2" {
+		if crowded {
+			return &Outcome{Kind: Local, Reason: "http2.too_many_headers"}
+		}
 		return s.codec2(req)
 	}
 	if req.Method != "GET" && req.Method != "POST" && !slices.Contains(methods, req.Method) || !s.target(req) {
 		return s.local(400, "Bad Request", "http1.codec_error")
 	}
 	switch {
+	case crowded:
+		return s.local(431, "Request Header Fields Too Large", "http1.too_many_headers")
 	case s.scheme != "" && s.scheme != "http" && s.scheme != "https":
 		return s.local(400, "Bad Request", "http1.invalid_scheme")
 	case s.scheme == "https" && s.tls == nil:

@@ -14,7 +14,7 @@ import (
 
 // jwtFilter is a filter with a provider of issuer i and no keys.
 func jwtFilter(provider string) string {
-	return `{"name":"jwt","typedConfig":{` + filterType + `jwt_authn.v3.JwtAuthentication","providers":{"p":{"issuer":"i","localJwks":{"inlineString":"{\"keys\":[]}"},` + provider + `}},"rules":[{"match":{"prefix":"/"},"requires":{"providerName":"p"}}]}}`
+	return `{"name":"jwt","typedConfig":{` + filterType + `jwt_authn.v3.JwtAuthentication","providers":{"p":{"issuer":"i","localJwks":{"inlineString":"{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-256\",\"alg\":\"ES256\",\"x\":\"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4\",\"y\":\"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM\"}]}"},` + provider + `}},"rules":[{"match":{"prefix":"/"},"requires":{"providerName":"p"}}]}}`
 }
 
 func unsigned(claims string) string {

@@ -27,7 +27,7 @@ type Request struct {
 	Method      string
 	Authority   string
 	Path        string
-	Headers     Headers // lower-case names, without pseudo headers and Host
+	Headers     Headers // lower-case names, all that came but for pseudo headers and Host
 	TLS         *TLS    // nil: plaintext
 }
 

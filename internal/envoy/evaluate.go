@@ -21,12 +21,13 @@ func (l *listener) run(s *stream) *Outcome {
 		}
 		return o
 	}
-	if l.routes.switches {
+	if l.routes.switches || l.off != 0 {
 		if !s.choose() {
 			return unknown(s.unknown)
 		}
+		s.off = 0
 		for i, f := range l.filters {
-			if s.switchedOff(f.name) {
+			if s.switchedOff(f.name, l.off&(1<<i) != 0) {
 				s.off |= 1 << i
 			}
 		}

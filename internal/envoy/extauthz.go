@@ -167,6 +167,9 @@ func (f *extAuthz) decode(s *stream) *Outcome {
 			return unknown(s.unknown)
 		}
 	}
+	if s.hintless != "" && slices.Contains(f.meta, commonNamespace) {
+		return unknown(s.hintless)
+	}
 	if s.env.Authorize == nil {
 		return unknown("the answer of authorizer " + f.cluster)
 	}

@@ -25,7 +25,7 @@ func compileManager(t *testing.T, manager, routes string, filters ...string) *Pr
 	filters = append(filters, `{"name":"envoy.filters.http.router","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}`)
 	listener := fmt.Sprintf(`{"name":"l","address":{"socketAddress":{"address":"0.0.0.0","portValue":8080}},"filterChains":[{"filters":[{"name":"hcm","typedConfig":{
 	 "@type":"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager","statPrefix":"x","serverName":"istio-envoy","useRemoteAddress":true,"normalizePath":true,%s
-	 "upgradeConfigs":[{"upgradeType":"websocket"}],"routeConfig":{"name":"r","ignorePortInHostMatching":true,"virtualHosts":[{"name":"all","domains":["*"],"routes":[%s]}]},
+	 "upgradeConfigs":[{"upgradeType":"websocket"}],"routeConfig":{"name":"r","validateClusters":false,"ignorePortInHostMatching":true,"virtualHosts":[{"name":"all","domains":["*"],"routes":[%s]}]},
 	 "httpFilters":[%s]}}]}]}`, manager, routes, strings.Join(filters, ","))
 	r, err := ParseResources([]json.RawMessage{json.RawMessage(listener)}, nil, []json.RawMessage{json.RawMessage(`{"name":"up"}`), json.RawMessage(`{"name":"other"}`)})
 	if err != nil {

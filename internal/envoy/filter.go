@@ -31,27 +31,23 @@ type named struct {
 	filter
 }
 
-// inert are filters that change no answer: they count, or speak to Istio's own
-// telemetry and to TLS ALPN, which no connection here has.
-var inert = map[string]bool{
-	"istio.metadata_exchange": true, "istio.alpn": true, "istio.stats": true, "istio.stackdriver": true,
-	"istio.metadata_exchange_upstream": true,
-}
-
-// compileFilter turns one HTTP filter into the engine's. A filter that is not
-// modelled becomes one that answers unknown with its name.
+// compileFilter turns one HTTP filter into the engine's: nil for one that changes no
+// answer. A filter that is not modelled becomes one that answers unknown with its name.
 func compileFilter(f *hcmv3.HttpFilter, clusters map[string]bool) (filter, error) {
-	if inert[f.Name] {
-		return nil, nil
+	if extra := fieldsBut(f, "name", "typed_config", "disabled", "is_optional"); len(extra) > 0 {
+		return notModelled{"filter " + f.Name + ": " + strings.Join(extra, ", ")}, nil
 	}
-	if f.Disabled {
-		return nil, nil
+	if f.GetTypedConfig().GetTypeUrl() == "" { // for which nobody has a filter
+		if f.IsOptional {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("filter %s: no typed_config", f.Name)
 	}
 	msg, err := unpack(f.GetTypedConfig())
 	if err != nil {
 		return nil, fmt.Errorf("filter %s: %w", f.Name, err)
 	}
-	if f.Name == istioAuthn && istioAuthnPasses(msg) {
+	if inert(f.GetTypedConfig(), msg) || typeName(f.GetTypedConfig(), msg) == httpAuthnType && istioAuthnPasses(msg) {
 		return nil, nil
 	}
 	switch c := msg.(type) {
@@ -81,13 +77,6 @@ func compileFilter(f *hcmv3.HttpFilter, clusters map[string]bool) (filter, error
 	return notModelled{"filter " + f.Name + " (" + typeName(f.GetTypedConfig(), msg) + ")"}, nil
 }
 
-func unpack(a *anypb.Any) (proto.Message, error) {
-	if a == nil {
-		return nil, nil
-	}
-	return a.UnmarshalNew()
-}
-
 // typeName is the configuration's type, also when it came as a TypedStruct.
 func typeName(a *anypb.Any, m proto.Message) string {
 	if t, ok := m.(interface{ GetTypeUrl() string }); ok {
@@ -98,6 +87,12 @@ func typeName(a *anypb.Any, m proto.Message) string {
 
 // notModelled answers unknown.
 type notModelled struct{ what string }
+
+// modelled tells whether the engine knows what a filter does.
+func modelled(f filter) bool {
+	_, not := f.(notModelled)
+	return !not
+}
 
 func (f notModelled) decode(*stream) *Outcome { return unknown(f.what) }
 
@@ -135,7 +130,7 @@ func (f forwardedHost) decode(s *stream) *Outcome {
 		return unknown(s.unknown)
 	}
 	switch s.perRoute(f.name).(type) {
-	case nil:
+	case nil, ownScript:
 	case scriptless:
 		return nil
 	default:

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"cmp"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -18,11 +19,53 @@ type rarer struct {
 	dot         bool // strip_trailing_host_dot
 	hops        int  // xff_num_trusted_hops
 	keepXFF     bool // skip_xff_append
+	maxHeaders  int  // max_headers_count, 0 for the default
 }
 
+// defaultHeaders is Http::DEFAULT_MAX_HEADERS_COUNT.
+const defaultHeaders = 100
+
 func compileRarer(h *hcmv3.HttpConnectionManager) rarer {
-	return rarer{slashes: h.PathWithEscapedSlashesAction, underscores: h.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction(), anyPort: h.GetStripAnyHostPort(), ownPort: h.StripMatchingHostPort,
+	return rarer{maxHeaders: int(h.GetCommonHttpProtocolOptions().GetMaxHeadersCount().GetValue()), slashes: h.PathWithEscapedSlashesAction, underscores: h.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction(), anyPort: h.GetStripAnyHostPort(), ownPort: h.StripMatchingHostPort,
 		dot: h.StripTrailingHostDot, hops: int(h.XffNumTrustedHops), keepXFF: h.SkipXffAppend}
+}
+
+// crowded tells whether a request has more headers than the codec takes. It counts the
+// entries of Envoy's header map as they come: what that keeps as one value is one; Host
+// and the pseudo headers count (http1/codec_impl.cc completeCurrentHeader, http2/codec_impl.cc saveHeader).
+func (c *rarer) crowded(req *Request) bool {
+	most := cmp.Or(c.maxHeaders, defaultHeaders)
+	if len(req.Headers)+4 <= most {
+		return false
+	}
+	n, http2 := 0, req.Protocol == "HTTP/2"
+	switch {
+	case http2 && req.Method == "CONNECT":
+		n = 2
+	case http2:
+		n = 4
+	case req.Authority != "":
+		n = 1
+	}
+	var seen headerClass
+	for i := range req.Headers {
+		name := req.Headers[i].Name
+		class := classOf(name) &^ headerFlags
+		switch {
+		case name == "host" && !http2:
+			continue
+		case c.underscores != corev3.HttpProtocolOptions_ALLOW && strings.Contains(name, "_"):
+			if c.underscores == corev3.HttpProtocolOptions_REJECT_REQUEST {
+				return n > most // refused for that, if it came so far
+			}
+			continue
+		case classOf(name)&headerJoined != 0 && seen&class != 0:
+			continue
+		}
+		seen |= class
+		n++
+	}
+	return n > most
 }
 
 // form applies what concerns the host and the names of headers. The headers are

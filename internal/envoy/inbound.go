@@ -101,16 +101,17 @@ func compileChain(f *listenerv3.FilterChain, tables map[string]*routeTable, clus
 		return nil, err
 	}
 	for _, nf := range f.Filters {
-		switch nf.Name {
-		case "istio.metadata_exchange":
+		msg, err := unpackNetwork(nf)
+		switch {
+		case err != nil:
+			return nil, err
+		case inert(nf.GetTypedConfig(), msg):
 			continue
-		case istioAuthn: // Istio up to 1.18: filter state io.istio.peer_principal
+		case typeName(nf.GetTypedConfig(), msg) == networkAuthnType: // Istio up to 1.18: filter state io.istio.peer_principal
 			c.principal = true
 			continue
-		}
-		msg, err := unpack(nf.GetTypedConfig())
-		if err != nil {
-			return nil, fmt.Errorf("filter %s: %w", nf.Name, err)
+		case c.http != nil || c.tcp != "":
+			return nil, fmt.Errorf("filter %s: stands behind one that ends the chain", nf.Name)
 		}
 		switch m := msg.(type) {
 		case *netrbacv3.RBAC:
@@ -128,7 +129,7 @@ func compileChain(f *listenerv3.FilterChain, tables map[string]*routeTable, clus
 				c.unmodelled = append(c.unmodelled, fieldsBut(m.SetCurrentClientCertDetails, "subject", "uri", "dns")...)
 			}
 		default:
-			c.unmodelled = append(c.unmodelled, "network filter "+nf.Name)
+			c.unmodelled = append(c.unmodelled, networkFilter(nf, msg))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("filter %s: %w", nf.Name, err)
@@ -172,14 +173,17 @@ func (c *filterChain) transport(t *corev3.TransportSocket) error {
 	if t == nil {
 		return nil
 	}
+	if t.GetTypedConfig() == nil {
+		return fmt.Errorf("transport socket %s: no typed_config", t.Name)
+	}
 	msg, err := unpack(t.GetTypedConfig())
 	if err != nil {
 		return fmt.Errorf("transport socket %s: %w", t.Name, err)
 	}
 	m, ok := msg.(*tlsv3.DownstreamTlsContext)
 	if !ok {
-		if t.Name != "envoy.transport_sockets.raw_buffer" {
-			c.unmodelled = append(c.unmodelled, "transport socket "+t.Name)
+		if name := typeName(t.GetTypedConfig(), msg); name != "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" {
+			c.unmodelled = append(c.unmodelled, "transport socket "+t.Name+" ("+name+")")
 		}
 		return nil
 	}
@@ -310,11 +314,11 @@ func (f *filterChain) handshake(s *stream) *Outcome {
 func (r networkRBAC) accept(s *stream) *Outcome {
 	p, t := r.rules.decide(s)
 	name := p.name
-	if t == maybe {
+	if t == maybe && r.rules.action != rbacconfigv3.RBAC_LOG {
 		return unknown(fmt.Sprintf("network RBAC policy %s: %s", name, s.unknown))
 	}
 	object, rule := istioPolicy(name)
-	if (r.rules.action == rbacconfigv3.RBAC_ALLOW) == (t == yes) {
+	if r.rules.lets(t) {
 		s.trace.add(Step{Stage: r.name, Text: "allowed", Object: object, Rule: rule})
 		return nil
 	}

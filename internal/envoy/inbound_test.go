@@ -66,11 +66,11 @@ func TestFilterChains(t *testing.T) {
 func sidecarOf(t *testing.T, policies string, manager ...string) *Proxy {
 	t.Helper()
 	listener := fmt.Sprintf(`{"name":"virtualInbound","trafficDirection":"INBOUND","address":{"socketAddress":{"address":"0.0.0.0","portValue":15006}},
-	 "listenerFilters":[{"name":"envoy.filters.listener.original_dst"},{"name":"envoy.filters.listener.tls_inspector"}],
+	 "listenerFilters":[{"name":"a","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}},{"name":"b","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"}}],
 	 "filterChains":[%s,%s]}`,
 		fmt.Sprintf(chainText, `{"transportProtocol":"raw_buffer"}`, "", policies),
 		fmt.Sprintf(chainText, `{"transportProtocol":"tls"}`, `,"transportSocket":{"name":"envoy.transport_sockets.tls","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-	  "requireClientCertificate":true,"commonTlsContext":{"combinedValidationContext":{"defaultValidationContext":{"matchSubjectAltNames":[{"prefix":"spiffe://cluster.local/"}]}}}}}`, policies))
+	  "requireClientCertificate":true,"commonTlsContext":{"combinedValidationContext":{"validationContextSdsSecretConfig":{"name":"ROOTCA"},"defaultValidationContext":{"matchSubjectAltNames":[{"prefix":"spiffe://cluster.local/"}]}}}}}`, policies))
 	listener = strings.ReplaceAll(listener, `"useRemoteAddress":false`, strings.Join(append(manager, `"useRemoteAddress":false`), ","))
 	r, err := ParseResources([]json.RawMessage{json.RawMessage(listener)}, nil, []json.RawMessage{json.RawMessage(`{"name":"app"}`)})
 	if err != nil {
@@ -83,7 +83,7 @@ func sidecarOf(t *testing.T, policies string, manager ...string) *Proxy {
 	return p
 }
 
-const chainText = `{"name":"c","filterChainMatch":%s%s,"filters":[{"name":"istio_authn","typedConfig":{"@type":"type.googleapis.com/udpa.type.v1.TypedStruct"}},
+const chainText = `{"name":"c","filterChainMatch":%s%s,"filters":[{"name":"istio_authn","typedConfig":{"@type":"type.googleapis.com/udpa.type.v1.TypedStruct","typeUrl":"type.googleapis.com/io.istio.network.authn.Config"}},
  {"name":"hcm","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager","statPrefix":"x","serverName":"istio-envoy","useRemoteAddress":false,
  "routeConfig":{"name":"r","virtualHosts":[{"name":"all","domains":["*"],"routes":[{"match":{"prefix":"/"},"route":{"cluster":"app"}}]}]},
  "httpFilters":[

@@ -3,6 +3,7 @@ package envoy
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -73,7 +74,9 @@ func compileJWT(name string, c *jwtv3.JwtAuthentication) (filter, error) {
 		}
 		rule := jwtRule{match: m}
 		if r.GetRequires() != nil {
-			rule.requires = f.requirement(r.GetRequires())
+			if rule.requires, err = f.requirement(r.GetRequires()); err != nil {
+				return nil, fmt.Errorf("filter %s: %w", name, err)
+			}
 		}
 		f.rules = append(f.rules, rule)
 	}
@@ -104,6 +107,9 @@ func (f *jwtAuthn) provider(key string, p *jwtv3.JwtProvider) (*provider, error)
 		if c.keys, err = parseKeys(jwks.GetInlineString() + string(jwks.GetInlineBytes())); err != nil {
 			return nil, err
 		}
+		if len(c.keys) == 0 && len(fieldsBut(jwks, "inline_string", "inline_bytes")) == 0 {
+			return nil, errors.New("local_jwks: no key")
+		}
 	}
 	for _, h := range p.FromHeaders {
 		c.headers = append(c.headers, tokenHeader{strings.ToLower(h.Name), h.ValuePrefix})
@@ -121,18 +127,26 @@ func (f *jwtAuthn) provider(key string, p *jwtv3.JwtProvider) (*provider, error)
 	return c, nil
 }
 
-func (f *jwtAuthn) requirement(r *jwtv3.JwtRequirement) requirement {
+func (f *jwtAuthn) requirement(r *jwtv3.JwtRequirement) (requirement, error) {
 	switch q := r.RequiresType.(type) {
 	case *jwtv3.JwtRequirement_ProviderName:
-		return func(s *stream, f *jwtAuthn) jwtStatus { return f.verify(s, f.providers[q.ProviderName]) }
+		p := f.providers[q.ProviderName]
+		if p == nil {
+			return nil, fmt.Errorf("requires provider %q, which there is none of", q.ProviderName)
+		}
+		return func(s *stream, f *jwtAuthn) jwtStatus { return f.verify(s, p) }, nil
 	case *jwtv3.JwtRequirement_AllowMissingOrFailed:
-		return func(*stream, *jwtAuthn) jwtStatus { return jwtOK }
+		return func(*stream, *jwtAuthn) jwtStatus { return jwtOK }, nil
 	case *jwtv3.JwtRequirement_RequiresAny:
 		return f.anyRequirement(q.RequiresAny.GetRequirements())
 	case *jwtv3.JwtRequirement_RequiresAll:
 		var all []requirement
 		for _, x := range q.RequiresAll.GetRequirements() {
-			all = append(all, f.requirement(x))
+			each, err := f.requirement(x)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, each)
 		}
 		return func(s *stream, f *jwtAuthn) jwtStatus {
 			for _, each := range all {
@@ -141,16 +155,20 @@ func (f *jwtAuthn) requirement(r *jwtv3.JwtRequirement) requirement {
 				}
 			}
 			return jwtOK
-		}
+		}, nil
 	}
-	f.unmodelled = append(f.unmodelled, fmt.Sprintf("JwtRequirement.%T", r.RequiresType))
-	return nil
+	what := fmt.Sprintf("JwtRequirement.%T", r.RequiresType)
+	f.unmodelled = append(f.unmodelled, what)
+	return func(s *stream, _ *jwtAuthn) jwtStatus { // never asked: see decode
+		s.keyless = what
+		return jwtMissing
+	}, nil
 }
 
 // anyRequirement follows AnyVerifierImpl: the first that holds decides; else the
 // last status that says more than "missing" or "unknown issuer"; allow_missing
 // lets a request without a token through, and no other.
-func (f *jwtAuthn) anyRequirement(list []*jwtv3.JwtRequirement) requirement {
+func (f *jwtAuthn) anyRequirement(list []*jwtv3.JwtRequirement) (requirement, error) {
 	var each []requirement
 	allowMissing, allowFailed := false, false
 	for _, x := range list {
@@ -160,7 +178,11 @@ func (f *jwtAuthn) anyRequirement(list []*jwtv3.JwtRequirement) requirement {
 		case *jwtv3.JwtRequirement_AllowMissingOrFailed:
 			allowFailed = true
 		default:
-			each = append(each, f.requirement(x))
+			one, err := f.requirement(x)
+			if err != nil {
+				return nil, err
+			}
+			each = append(each, one)
 		}
 	}
 	return func(s *stream, f *jwtAuthn) jwtStatus {
@@ -178,7 +200,7 @@ func (f *jwtAuthn) anyRequirement(list []*jwtv3.JwtRequirement) requirement {
 			return jwtOK
 		}
 		return status
-	}
+	}, nil
 }
 
 func (f *jwtAuthn) decode(s *stream) *Outcome {

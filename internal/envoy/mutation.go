@@ -71,7 +71,7 @@ func (f *headerMutation) levels(s *stream) ([]*mutations, string) {
 	}
 	levels := []*mutations{f.mutations}
 	for level := range s.each {
-		if c := level[f.name]; c != nil && c != (disabled{}) {
+		if c := level.config(f.name); c != nil {
 			m, ok := c.(*mutations)
 			if !ok {
 				return nil, "route configuration of filter " + f.name

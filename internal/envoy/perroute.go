@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -20,11 +21,20 @@ import (
 type perFilter map[string]any
 
 // disabled is a filter switched off by a route, a virtual host or the route
-// configuration (FilterConfig.disabled).
-type disabled struct{}
+// configuration (FilterConfig.disabled), enabled one that is switched on and gets no
+// configuration there. Any configuration switches its filter on too
+// (source/common/router/per_filter_config.cc).
+type (
+	disabled struct{}
+	enabled  struct{}
+)
 
-// scriptless is a Lua filter without a script for the route.
-type scriptless struct{}
+// scriptless is a Lua filter without a script for the route, ownScript one with the
+// listener's.
+type (
+	scriptless struct{}
+	ownScript  struct{}
+)
 
 // foreign is per-route configuration that is not modelled.
 type foreign struct{ what string }
@@ -35,15 +45,33 @@ func compilePerFilter(in map[string]*anypb.Any) (perFilter, error) {
 	}
 	out := perFilter{}
 	for name, a := range in {
-		c, err := compilePerRoute(a)
+		c, err := compileSwitch(a)
 		if err != nil {
 			return nil, fmt.Errorf("configuration of filter %s: %w", name, err)
 		}
-		if c != nil {
-			out[name] = c
-		}
+		out[name] = c
 	}
 	return out, nil
+}
+
+// compileSwitch reads a FilterConfig, or configuration as it is.
+func compileSwitch(a *anypb.Any) (any, error) {
+	msg, err := unpack(a)
+	if err != nil {
+		return nil, err
+	}
+	switch c, is := msg.(*routev3.FilterConfig); {
+	case !is:
+		return compilePerRoute(a)
+	case c.Disabled:
+		return disabled{}, nil
+	case c.Config == nil:
+		return nil, errors.New("neither disabled nor any config")
+	case c.Config.TypeUrl == "":
+		return enabled{}, nil
+	default:
+		return compilePerRoute(c.Config)
+	}
 }
 
 func compilePerRoute(a *anypb.Any) (any, error) {
@@ -52,14 +80,6 @@ func compilePerRoute(a *anypb.Any) (any, error) {
 		return nil, err
 	}
 	switch c := msg.(type) {
-	case *routev3.FilterConfig:
-		if c.Disabled {
-			return disabled{}, nil
-		}
-		if c.Config == nil {
-			return nil, nil
-		}
-		return compilePerRoute(c.Config)
 	case *corsv3.CorsPolicy:
 		return compileCors(c)
 	case *faultv3.HTTPFault:
@@ -72,8 +92,8 @@ func compilePerRoute(a *anypb.Any) (any, error) {
 		switch {
 		case c.GetDisabled():
 			return scriptless{}, nil
-		case len(fieldsBut(c)) == 0: // the listener's script runs
-			return nil, nil
+		case len(fieldsBut(c)) == 0:
+			return ownScript{}, nil
 		}
 	case *jwtv3.PerRouteConfig:
 		return c, nil
@@ -103,26 +123,36 @@ func (s *stream) object() string {
 	return s.route.info.Object()
 }
 
+// config is what one level has for a filter, beside switching it on or off.
+func (p perFilter) config(filter string) any {
+	if c := p[filter]; c != (disabled{}) && c != (enabled{}) {
+		return c
+	}
+	return nil
+}
+
 // perRoute is the most specific configuration that the route in force has for a
 // filter.
 func (s *stream) perRoute(filter string) any {
 	for level := range s.each {
-		if c := level[filter]; c != nil && c != (disabled{}) {
+		if c := level.config(filter); c != nil {
 			return c
 		}
 	}
 	return nil
 }
 
-// switchedOff is whether the route that was chosen first switches a filter off: it
-// decides when the chain is made, whatever is chosen later.
-func (s *stream) switchedOff(filter string) bool {
+// switchedOff is whether a filter is left out of the chain: the most specific level
+// that speaks of it says so, else the filter itself. The route that was chosen first
+// decides, when the chain is made, whatever is chosen later
+// (source/common/http/filter_chain_helper.cc).
+func (s *stream) switchedOff(filter string, itself bool) bool {
 	for level := range s.each {
 		if c := level[filter]; c != nil {
 			return c == (disabled{})
 		}
 	}
-	return false
+	return itself
 }
 
 // anySwitch is whether some level switches a filter off.

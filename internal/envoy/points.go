@@ -28,11 +28,7 @@ type pointer interface {
 // everything, a missing route where some route matches whatever comes.
 func (p *Proxy) Points() []Point {
 	var out []Point
-	for _, port := range p.Ports() {
-		l := p.listeners[port]
-		if l.routes == nil {
-			continue
-		}
+	for port, l := range p.each {
 		for i, f := range l.filters {
 			f, ok := f.filter.(pointer)
 			if !ok {

@@ -238,11 +238,15 @@ func (f *rbacFilter) decode(s *stream) *Outcome {
 		return nil
 	}
 	p, t := f.rules.decide(s)
+	if f.rules.action == rbacconfigv3.RBAC_LOG {
+		f.log(s, p, t)
+		return nil
+	}
 	if t == maybe {
 		return unknown(fmt.Sprintf("RBAC policy %s: %s", p.name, s.unknown))
 	}
 	f.rules.reach(s, "", p.name, t)
-	allowed := (f.rules.action == rbacconfigv3.RBAC_ALLOW) == (t == yes)
+	allowed := f.rules.lets(t)
 	if allowed && s.trace == nil {
 		return nil
 	}
@@ -260,13 +264,38 @@ func (f *rbacFilter) decode(s *stream) *Outcome {
 	return s.local(403, "RBAC: access denied", "rbac_access_denied_matched_policy["+detail+"]")
 }
 
+// lets is whether a set lets a request through that some policy matches, or none.
+// LOG lets everything through (RoleBasedAccessControlEngineImpl::handleAction).
+func (set *policySet) lets(t truth) bool {
+	return set.action == rbacconfigv3.RBAC_LOG || (set.action == rbacconfigv3.RBAC_ALLOW) == (t == yes)
+}
+
+// log leaves whether a policy of action LOG matched (Istio's AUDIT) where access logs
+// look for it; ext_authz can be told of it too.
+func (f *rbacFilter) log(s *stream, p *policy, t truth) {
+	if t == maybe {
+		s.hintless = fmt.Sprintf("RBAC policy %s, whose match a filter is told of: %s", p.name, s.unknown)
+		return
+	}
+	f.rules.reach(s, "", p.name, t)
+	s.metadata.set(commonNamespace, "access_log_hint", structpb.NewBoolValue(t == yes))
+	if s.trace != nil && t == yes {
+		object, rule := istioPolicy(p.name)
+		s.trace.add(Step{Stage: f.name, Text: "matches and is logged, no more", Object: object, Rule: rule})
+	}
+}
+
+// commonNamespace holds what several of Envoy's filters share
+// (DynamicMetadataKeys in filters/common/rbac/utility.h).
+const commonNamespace = "envoy.common"
+
 var allowedValue, deniedValue = structpb.NewStringValue("allowed"), structpb.NewStringValue("denied")
 
 // record leaves the shadow engine's result as dynamic metadata, where ext_authz
 // finds it (RoleBasedAccessControlFilter::evaluateShadowEngine).
 func (f *rbacFilter) record(s *stream, p *policy, t truth) {
 	result := deniedValue
-	if (f.shadow.action == rbacconfigv3.RBAC_ALLOW) == (t == yes) {
+	if f.shadow.lets(t) {
 		result = allowedValue
 	}
 	if p.name != "" {

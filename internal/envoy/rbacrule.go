@@ -32,6 +32,9 @@ func compilePermission(p *rbacconfigv3.Permission) (predicate, error) {
 	case *rbacconfigv3.Permission_DestinationPort:
 		return func(s *stream) truth { return truthOf(uint32(s.destination.Port()) == r.DestinationPort) }, nil
 	case *rbacconfigv3.Permission_DestinationPortRange:
+		if r.DestinationPortRange.GetStart() >= r.DestinationPortRange.GetEnd() {
+			return nil, fmt.Errorf("destination_port_range from %d to %d", r.DestinationPortRange.GetStart(), r.DestinationPortRange.GetEnd())
+		}
 		return func(s *stream) truth {
 			port := int32(s.destination.Port())
 			return truthOf(r.DestinationPortRange.Start <= port && port < r.DestinationPortRange.End)
@@ -167,6 +170,9 @@ func metadataPredicate(m *matcherv3.MetadataMatcher) (predicate, error) {
 		t := no
 		if v := s.metadata.at(m.Filter, path); v != nil {
 			t = value(s, v)
+		}
+		if m.Filter == commonNamespace && s.hintless != "" {
+			s.unknown, t = s.hintless, maybe
 		}
 		if m.Filter == istioAuthn && s.istioAuthnSpeaks() {
 			s.unknown = "what Istio's own filter istio_authn says of the caller, which Envoy does not have"

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	_ "github.com/cncf/xds/go/udpa/type/v1" // Istio wraps its own messages in this TypedStruct, or in xds.type.v3's
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"

@@ -73,7 +73,12 @@ type route struct {
 	unmodelled []string
 }
 
-func compileRoutes(rc *routev3.RouteConfiguration) (*routeTable, error) {
+// compileRoutes compiles a route configuration. clusters are those there are, nil for
+// any.
+func compileRoutes(rc *routev3.RouteConfiguration, clusters map[string]bool) (*routeTable, error) {
+	if err := validRoutes(rc); err != nil {
+		return nil, err
+	}
 	t := &routeTable{name: rc.Name, ignorePort: rc.IgnorePortInHostMatching, exact: map[string]*virtualHost{}}
 	t.unmodelled = fieldsBut(rc, "name", "virtual_hosts", "validate_clusters", "ignore_port_in_host_matching", "max_direct_response_body_size_bytes", "typed_per_filter_config",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
@@ -85,7 +90,7 @@ func compileRoutes(rc *routev3.RouteConfiguration) (*routeTable, error) {
 		return nil, err
 	}
 	for _, v := range rc.VirtualHosts {
-		vh, err := compileVirtualHost(v)
+		vh, err := compileVirtualHost(v, clusters)
 		if err != nil {
 			return nil, fmt.Errorf("virtual host %s: %w", v.Name, err)
 		}
@@ -148,7 +153,7 @@ func (t *routeTable) virtualHost(authority string) *virtualHost {
 	return t.any
 }
 
-func compileVirtualHost(v *routev3.VirtualHost) (*virtualHost, error) {
+func compileVirtualHost(v *routev3.VirtualHost, clusters map[string]bool) (*virtualHost, error) {
 	vh := &virtualHost{name: v.Name, attempts: v.IncludeRequestAttemptCount}
 	vh.unmodelled = fieldsBut(v, "name", "domains", "routes", "include_request_attempt_count", "typed_per_filter_config", "cors",
 		"request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove")
@@ -168,7 +173,11 @@ func compileVirtualHost(v *routev3.VirtualHost) (*virtualHost, error) {
 	vh.routes = make([]*route, len(v.Routes))
 	for i, r := range v.Routes {
 		vh.routes[i] = &together[i]
-		if err := compileRoute(r, vh, vh.routes[i]); err != nil {
+		err := refused(r, clusters)
+		if err == nil {
+			err = compileRoute(r, vh, vh.routes[i])
+		}
+		if err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
 	}

@@ -1,9 +1,6 @@
 package envoy
 
-import (
-	"fmt"
-	"net/netip"
-)
+import "net/netip"
 
 // Scratch is memory that one evaluation leaves to the next, so that a request
 // which is forwarded costs no allocation. It is for one evaluation at a time; the
@@ -14,13 +11,10 @@ type Scratch struct{ stream stream }
 // Evaluate is Proxy.Evaluate in this memory. The headers of the outcome and of a
 // Check hold until the next evaluation with it.
 func (sc *Scratch) Evaluate(p *Proxy, req Request, env Env, trace *Trace) Outcome {
-	l := p.listeners[req.Destination.Port()]
-	if l == nil {
-		l = p.inbound
-	}
+	l, why := p.at(req.Destination)
 	switch {
 	case l == nil:
-		return *unknown(fmt.Sprintf("no listener on port %d", req.Destination.Port()))
+		return *unknown(why)
 	case l.unknown != "":
 		return *unknown("listener " + l.name + ": " + l.unknown)
 	case l.inbound == nil && req.TLS != nil:
@@ -37,7 +31,7 @@ func (sc *Scratch) Evaluate(p *Proxy, req Request, env Env, trace *Trace) Outcom
 
 // serve is the connection manager and what follows it.
 func (l *listener) serve(req Request, s *stream) Outcome {
-	s.listener, s.routes = l, l.routes
+	s.listener, s.routes, s.off = l, l.routes, l.off
 	o := l.conn.accept(req, s)
 	if o == nil {
 		o = l.run(s)

@@ -284,7 +284,8 @@ func (w *walk) gatewayOf(pod *topology.Pod) *world.Gateway {
 	return nil
 }
 
-// withoutConfiguration ends the walk at a gateway of which there is no dump.
+// withoutConfiguration ends the walk at a gateway whose configuration a dump of
+// another does not hold.
 func (w *walk) withoutConfiguration(pod *topology.Pod) bool {
 	if !w.system.dump {
 		return false
@@ -295,7 +296,7 @@ func (w *walk) withoutConfiguration(pod *topology.Pod) bool {
 	}
 	for _, g := range gateways {
 		if g == pod.Workload {
-			w.unknown(fmt.Sprintf("the next gateway is %s: its config_dump is not given", g))
+			w.unknown(fmt.Sprintf("the next gateway is %s: its configuration is not in this config_dump", g))
 			return true
 		}
 	}

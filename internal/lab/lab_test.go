@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"postern.dev/postern/examples/story"
@@ -344,6 +346,53 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("after the binding came back", 200)
+}
+
+// swapped is committed translations of which one file may be replaced.
+type swapped struct {
+	fs.FS
+	name string
+	data []byte // nil: as committed
+}
+
+func (s *swapped) Open(name string) (fs.File, error) {
+	if name == s.name && s.data != nil {
+		return fstest.MapFS{name: {Data: s.data}}.Open(name)
+	}
+	return s.FS.Open(name)
+}
+
+// A translation that Envoy would refuse is an error that says where, and what was in
+// force stays in force.
+func TestReloadOfWhatEnvoyRefuses(t *testing.T) {
+	c := storyConfig(t)
+	files := &swapped{FS: c.Translate.Bundled, name: "4-postern.json"}
+	c.Translate.Bundled = files
+	s := start(t, c)
+	good, err := fs.ReadFile(files, files.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := call{pod: "default/myapp-pod", method: "POST", url: iris + "/v1/models/sklearn-iris:predict", body: instances, header: http.Header{"Content-Type": {"application/json"}}}
+	for _, tt := range []struct{ old, new, want string }{
+		{`"prefix": "/"`, `"dynamicMetadata": []`, ": invalid Route.Match: RouteMatch.PathSpecifier: value is required"},
+		{`"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"`, ``, "no typed_config"},
+	} {
+		files.data = bytes.Replace(good, []byte(tt.old), []byte(tt.new), 1)
+		if bytes.Equal(files.data, good) {
+			t.Fatalf("%s is not in %s", tt.old, files.name)
+		}
+		if err := s.Reload(context.Background()); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s for %s: got %v, want an error with %q", tt.new, tt.old, err, tt.want)
+		}
+		if status, body, _ := s.do(t, pod); status != 200 {
+			t.Errorf("%s for %s: got %d %s afterwards, want 200", tt.new, tt.old, status, body)
+		}
+	}
+	files.data = nil
+	if err := s.Reload(context.Background()); err != nil {
+		t.Error(err)
+	}
 }
 
 func write(t *testing.T, file, text string) {

@@ -51,6 +51,9 @@ func (s *System) run(ctx context.Context, w *world.World, old *running) (*runnin
 	r := &running{config: s.config, world: w, network: &network.Network{Loopback: s.config.podRange()},
 		programs: map[string]*program{}, gateways: map[string]*gateway.Gateway{}, envoys: map[string]*realenvoy.Envoy{}}
 	if old != nil && r.network.Loopback.IsValid() {
+		if err := r.checkEnvoys(ctx); err != nil {
+			return nil, err
+		}
 		// Real addresses can be listened on once: the old pods stop first.
 		old.stopServers(ctx)
 	}
@@ -172,6 +175,20 @@ func (r *running) startEnvoys(ctx context.Context, s *System, old *running) erro
 			return fmt.Errorf("gateway %s: %w", g.Workload, err)
 		}
 		r.envoys[g.Workload.String()] = e
+	}
+	return nil
+}
+
+// checkEnvoys asks Envoy whether it takes the gateways' configurations, before
+// anything is stopped for them.
+func (r *running) checkEnvoys(ctx context.Context) error {
+	if r.config.Envoy == "" {
+		return nil
+	}
+	for _, g := range r.world.Gateways {
+		if err := realenvoy.Check(ctx, realenvoy.Config{Program: r.config.Envoy, Address: g.Workload.Pods[0].Addr}, g.Resources); err != nil {
+			return fmt.Errorf("gateway %s: %w", g.Workload, err)
+		}
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	meshconfig "istio.io/api/mesh/v1alpha1"
 	"istio.io/istio/pilot/pkg/model"
 	"istio.io/istio/pilot/pkg/serviceregistry/kube"
 	"istio.io/istio/pkg/config/host"
@@ -16,24 +15,21 @@ import (
 // registry answers from the request what istiod's Kubernetes registry answers from informers.
 type registry struct {
 	model.NetworkGatewaysHandler
-	trustDomain string
-	services    []*model.Service
-	byName      map[host.Name]*model.Service
-	instances   map[host.Name][]*model.ServiceInstance // of pods with addresses and of ExternalName Services
-	local       map[string][]*model.ServiceInstance    // by proxy
-	labels      map[string]labels.Instance             // by proxy
+	services  []*model.Service
+	byName    map[host.Name]*model.Service
+	instances map[host.Name][]*model.ServiceInstance // of pods with addresses and of ExternalName Services
+	local     map[string][]*model.ServiceInstance    // by proxy
+	labels    map[string]labels.Instance             // by proxy
 }
 
 var _ model.ServiceDiscovery = &registry{}
 
-// newRegistry also tells the index of endpoints who is behind each Service, which the proxies' mutual TLS asks for.
-func newRegistry(w *contract.World, m *meshconfig.MeshConfig, index *model.EndpointIndex) *registry {
+func newRegistry(w *contract.World) *registry {
 	r := &registry{
-		trustDomain: m.TrustDomain,
-		byName:      map[host.Name]*model.Service{},
-		instances:   map[host.Name][]*model.ServiceInstance{},
-		local:       map[string][]*model.ServiceInstance{},
-		labels:      map[string]labels.Instance{},
+		byName:    map[host.Name]*model.Service{},
+		instances: map[host.Name][]*model.ServiceInstance{},
+		local:     map[string][]*model.ServiceInstance{},
+		labels:    map[string]labels.Instance{},
 	}
 	for _, s := range w.Services {
 		var object corev1.Service
@@ -45,10 +41,8 @@ func newRegistry(w *contract.World, m *meshconfig.MeshConfig, index *model.Endpo
 		r.services = append(r.services, service)
 		r.byName[service.Hostname] = service
 		r.instances[service.Hostname] = kube.ExternalNameServiceInstances(&object, service)
-		shards, _ := index.GetOrCreateEndpointShard(string(service.Hostname), object.Namespace)
 		for _, e := range w.Endpoints(s) {
-			shards.ServiceAccounts.Insert(e.Identity(r.trustDomain))
-			r.instances[service.Hostname] = append(r.instances[service.Hostname], instance(service, e, r.trustDomain))
+			r.instances[service.Hostname] = append(r.instances[service.Hostname], instance(service, e))
 		}
 	}
 	for _, p := range w.Proxies {
@@ -58,7 +52,7 @@ func newRegistry(w *contract.World, m *meshconfig.MeshConfig, index *model.Endpo
 	return r
 }
 
-func instance(service *model.Service, e contract.Endpoint, trustDomain string) *model.ServiceInstance {
+func instance(service *model.Service, e contract.Endpoint) *model.ServiceInstance {
 	port, _ := service.Ports.Get(e.PortName)
 	return &model.ServiceInstance{
 		Service:     service,
@@ -68,7 +62,7 @@ func instance(service *model.Service, e contract.Endpoint, trustDomain string) *
 			Address:         e.Address,
 			ServicePortName: e.PortName,
 			EndpointPort:    uint32(e.Port),
-			ServiceAccount:  e.Identity(trustDomain),
+			ServiceAccount:  e.ServiceAccount,
 			Namespace:       e.Namespace,
 			HostName:        e.HostName,
 			SubDomain:       e.SubDomain,
@@ -104,7 +98,7 @@ func (r *registry) targets(w *contract.World, p contract.Proxy) []*model.Service
 			out = append(out, instance(service, contract.Endpoint{
 				Address: address, Port: t.TargetPort, PortName: t.PortName,
 				Labels: p.Labels, Namespace: p.Namespace, ServiceAccount: p.ServiceAccount,
-			}, r.trustDomain))
+			}))
 		}
 	}
 	return out

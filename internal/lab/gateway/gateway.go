@@ -129,6 +129,7 @@ func (g *Gateway) serve(client http.ResponseWriter, req *http.Request, local net
 	o := scratch.Evaluate(r.proxy, er, env, nil)
 	switch o.Kind {
 	case envoy.Local:
+		w.last = w.last || req.ProtoMajor == 1 && strings.HasPrefix(o.Reason, "http1.") // the codec's refusals end the connection
 		writeLocal(w, o)
 	case envoy.Forward:
 		g.forward(w, req, r, o)

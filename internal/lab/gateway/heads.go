@@ -12,13 +12,11 @@ import (
 	"strings"
 )
 
-// Envoy's limits for headers: of a request (max_request_headers_kb), of any message
-// (max_headers_count), of an answer.
+// Envoy's limits for headers. How many a request may have, the engine says.
 const (
-	maxHead    = 60 << 10
-	maxHeaders = 100
-
-	maxAnswerHead = 80 << 10 // of an answer over HTTP/1
+	maxHead       = 60 << 10 // bytes of a request (max_request_headers_kb)
+	maxAnswerHead = 80 << 10 // bytes of an answer over HTTP/1
+	maxHeaders    = 100      // of an answer (the default of a cluster's max_headers_count)
 )
 
 // heads are connections whose HTTP/1 request heads are looked at before net/http
@@ -151,7 +149,7 @@ func (c *headConn) judge() {
 	f := framingOf(string(head))
 	status := 0
 	switch {
-	case len(head) > maxHead || f.headers > maxHeaders:
+	case len(head) > maxHead:
 		status = http.StatusRequestHeaderFieldsTooLarge
 	case f.lengths > 1 || f.lengths > 0 && f.chunked:
 		status = http.StatusBadRequest
@@ -174,7 +172,6 @@ func (c *headConn) judge() {
 
 // framing is what of a head says where its body ends.
 type framing struct {
-	headers int
 	lengths int   // Content-Length headers
 	length  int64 // the last one's, 0 where it is no number: net/http refuses that
 	chunked bool  // some Transfer-Encoding: net/http refuses any but chunked
@@ -190,7 +187,6 @@ func framingOf(head string) framing {
 		if !ok || strings.HasPrefix(name, " ") || strings.HasPrefix(name, "\t") { // the end, or folded
 			continue
 		}
-		f.headers++
 		switch strings.ToLower(name) {
 		case "content-length":
 			f.lengths++

@@ -54,6 +54,9 @@ func fromHTTP(req *http.Request, local netip.AddrPort) (envoy.Request, error) {
 	if req.ContentLength > 0 && len(req.Header["Content-Length"]) == 0 {
 		er.Headers.Add("content-length", strconv.FormatInt(req.ContentLength, 10))
 	}
+	for _, coding := range req.TransferEncoding {
+		er.Headers.Add("transfer-encoding", coding)
+	}
 	for name := range req.Trailer {
 		er.Headers.Add("trailer", strings.ToLower(name))
 	}
@@ -70,7 +73,7 @@ var methods = []string{
 // acceptable refuses what has the wrong form whatever the configuration.
 func acceptable(req *http.Request) error {
 	if status, err := strconv.Atoi(req.Header.Get(refusedHeader)); err == nil {
-		return &refusal{status, "too many or too large headers, or more than one length of the body"}
+		return &refusal{status, "too large headers, or more than one length of the body"}
 	}
 	switch {
 	case req.ProtoMajor == 1 && req.ProtoMinor != 1:
@@ -79,7 +82,7 @@ func acceptable(req *http.Request) error {
 		return badRequest("got method %q, which HTTP/1 does not have", req.Method)
 	case req.Host == "": // over HTTP/1.1 Envoy takes an empty Host; net/http cannot send one on
 		return badRequest("got no host")
-	case req.ProtoMajor == 1: // heads has counted
+	case req.ProtoMajor == 1:
 		return nominations(req.Header["Connection"])
 	case !httpguts.ValidHeaderFieldName(req.Method): // the same form: a token
 		return badRequest("got method %q, want a token", req.Method)
@@ -91,15 +94,14 @@ func acceptable(req *http.Request) error {
 			return badRequest("got %q for the length of the body", length)
 		}
 	}
-	count, size := 4, len(req.Method)+len(req.Host)+len(req.RequestURI) // with :scheme
+	size := len(req.Method) + len(req.Host) + len(req.RequestURI)
 	for name, values := range req.Header {
-		count += len(values)
 		for _, v := range values {
 			size += len(name) + len(v)
 		}
 	}
-	if count > maxHeaders || size > maxHead {
-		return &refusal{http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("got %d headers of %d bytes, want at most %d of %d", count, size, maxHeaders, maxHead)}
+	if size > maxHead {
+		return &refusal{http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("got headers of %d bytes, want at most %d", size, maxHead)}
 	}
 	return nil
 }

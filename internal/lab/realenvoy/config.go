@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -82,7 +82,7 @@ func listenersOf(r envoy.Resources, address netip.Addr) ([]any, error) {
 		for _, chain := range n.FilterChains {
 			var kept []*listenerv3.Filter
 			for _, f := range chain.Filters {
-				if strings.HasPrefix(f.Name, "istio") {
+				if envoy.OfIstio(f.GetTypedConfig()) {
 					continue
 				}
 				if err := rewriteManager(f, r); err != nil {
@@ -112,14 +112,19 @@ func rewriteManager(f *listenerv3.Filter, r envoy.Resources) error {
 	h.AccessLog = nil
 	if name := h.GetRds().GetRouteConfigName(); name != "" {
 		for _, rc := range r.Routes {
-			if rc.Name == name {
-				h.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: rc}
+			if rc.Name != name {
+				continue
 			}
+			if rc.ValidateClusters == nil { // Envoy's default where routes do not stand in the listener
+				rc = proto.Clone(rc).(*routev3.RouteConfiguration)
+				rc.ValidateClusters = wrapperspb.Bool(false)
+			}
+			h.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: rc}
 		}
 	}
 	var kept []*hcmv3.HttpFilter
 	for _, hf := range h.HttpFilters {
-		if !strings.HasPrefix(hf.Name, "istio.") {
+		if !envoy.OfIstio(hf.GetTypedConfig()) {
 			kept = append(kept, hf)
 		}
 	}

@@ -97,6 +97,43 @@ func Start(ctx context.Context, c Config, r envoy.Resources) (*Envoy, error) {
 	return e, nil
 }
 
+// Check asks Envoy whether it takes a configuration, and opens nothing. An error that
+// is ErrRefused says why not.
+func Check(ctx context.Context, c Config, r envoy.Resources) error {
+	dir, err := os.MkdirTemp("", "postern-envoy-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	clusters, listeners, err := resourcesOf(r, c.Address, func(string) []netip.AddrPort { return nil })
+	if err != nil {
+		return err
+	}
+	whole := bootstrap(dir, filepath.Join(dir, "admin.sock"), c.Address)
+	delete(whole, "dynamic_resources")
+	for _, list := range [][]any{clusters, listeners} {
+		for _, v := range list {
+			delete(v.(map[string]any), "@type") // asAny's
+		}
+	}
+	whole["static_resources"] = map[string]any{"clusters": clusters, "listeners": listeners}
+	file := filepath.Join(dir, "bootstrap.json")
+	if err := writeJSON(file, whole); err != nil {
+		return err
+	}
+	output := &tail{}
+	cmd := exec.CommandContext(ctx, c.Program, "--mode", "validate", "-c", file, "--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id", "--disable-hot-restart")
+	cmd.Stdout, cmd.Stderr = output, output
+	if err := cmd.Run(); err != nil {
+		var ended *exec.ExitError
+		if errors.As(err, &ended) && ended.Exited() {
+			return fmt.Errorf("%w: %s", ErrRefused, output)
+		}
+		return fmt.Errorf("envoy: %w: %s", err, output)
+	}
+	return nil
+}
+
 // run starts Envoy so that it ends with this process, whatever ends it: a stray
 // one would go on answering on the same addresses.
 func (e *Envoy) run() error {
@@ -149,18 +186,9 @@ func (e *Envoy) Update(ctx context.Context, r envoy.Resources, endpoints func(st
 // write replaces the files Envoy reads: clusters first, since listeners name
 // them.
 func (e *Envoy) write(r envoy.Resources, endpoints func(string) []netip.AddrPort) error {
-	clusters, err := clustersOf(r, endpoints)
+	clusters, listeners, err := resourcesOf(r, e.config.Address, endpoints)
 	if err != nil {
 		return err
-	}
-	listeners, err := listenersOf(r, e.config.Address)
-	if err != nil {
-		return err
-	}
-	for i, found := range []string{beyond(clusters, "clusters"), beyond(listeners, "listeners")} {
-		if found != "" {
-			return fmt.Errorf("the %s of the configuration reach beyond Envoy's connections, which is not done on this machine: %s", []string{"clusters", "listeners"}[i], found)
-		}
 	}
 	version := fmt.Sprint(time.Now().UnixNano())
 	for _, f := range []struct {
@@ -176,6 +204,23 @@ func (e *Envoy) write(r envoy.Resources, endpoints func(string) []netip.AddrPort
 		}
 	}
 	return nil
+}
+
+// resourcesOf are the resources as Envoy is given them. What of them reaches beyond
+// Envoy's connections is an error.
+func resourcesOf(r envoy.Resources, address netip.Addr, endpoints func(string) []netip.AddrPort) (clusters, listeners []any, err error) {
+	if clusters, err = clustersOf(r, endpoints); err != nil {
+		return nil, nil, err
+	}
+	if listeners, err = listenersOf(r, address); err != nil {
+		return nil, nil, err
+	}
+	for i, found := range []string{beyond(clusters, "clusters"), beyond(listeners, "listeners")} {
+		if found != "" {
+			return nil, nil, fmt.Errorf("the %s of the configuration reach beyond Envoy's connections, which is not done on this machine: %s", []string{"clusters", "listeners"}[i], found)
+		}
+	}
+	return clusters, listeners, nil
 }
 
 // ready waits until Envoy says so and holds as many listeners as it was given.
