@@ -45,10 +45,15 @@ func (c *cluster) image(image string) (kubelet.Program, error) {
 	return kubelet.Program{}, fmt.Errorf("image %s: no program stands for it here", image)
 }
 
+// istioVersion is that of the modules that programs names. They are built without the flag by which Istio's own build
+// tells a program its version: the proxies say it to istiod and in their config_dump.
+const istioVersion = "1.28.2"
+
 // proxy is Istio's proxy image: pilot-agent, Envoy as its authors release it, and the bootstrap template of the same Istio.
 func (c *cluster) proxy() kubelet.Program {
 	return kubelet.Program{
 		Entrypoint: []string{"/usr/local/bin/pilot-agent"}, User: 1337,
+		Env: map[string]string{"ISTIO_META_ISTIO_VERSION": istioVersion},
 		Links: map[string]string{
 			"/usr/local/bin/pilot-agent":                     filepath.Join(c.tools, "cluster", "pilot-agent"),
 			"/usr/local/bin/envoy":                           filepath.Join(c.tools, "envoy", "bin", "envoy"),

@@ -64,7 +64,7 @@ func TestConfigDump(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := explain.FromDump(bytes.NewReader(dump), nil, translate.Options{})
+	s, err := explain.FromDump([]explain.Dump{{Name: "dump", Reader: bytes.NewReader(dump)}}, nil, translate.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

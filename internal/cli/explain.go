@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,7 +27,7 @@ type explainFlags struct {
 	headers               []string
 	session, authz        string
 	istio                 istioFlags
-	dump                  string
+	dumps                 []string
 	output, requests, url string
 	scaledToZero          bool
 }
@@ -39,7 +40,10 @@ the manifests hold it, is the real one with their RBAC.
 
 Without -f it explains the bundled story with Postern. --config-dump reads a live
 gateway's configuration instead (curl ADMIN/config_dump, or istioctl proxy-config
-all POD -o json); -f beside it gives objects their file and line.
+all POD -o json), of several gateways where it is given for each; -f beside it gives
+objects their file and line. A live cluster's own objects do for -f:
+kubectl get -A -o yaml -l '!pod-template-hash,!serving.knative.dev/revision' KINDS
+(pods of Deployments and of models are made of these).
 
 Who calls: --from outside (default), pod:NS/NAME, sa:NS/NAME or an IP address. A
 pod's call goes where the URL's host leads it; from outside it comes in at a
@@ -114,7 +118,7 @@ func (f *explainFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.session, "session", "", "the call carries the session of `USER`, logged in")
 	c.Flags().StringVar(&f.authz, "authz", "", "what the authorizer answers: `STATUS[,HEADER=VALUE...]`")
 	f.istio.add(c)
-	c.Flags().StringVar(&f.dump, "config-dump", "", "a live gateway's config_dump in `FILE` (- for standard input) in place of a translation")
+	c.Flags().StringArrayVar(&f.dumps, "config-dump", nil, "a live gateway's config_dump in `FILE` (- for standard input) in place of a translation (repeatable: one of each gateway)")
 	c.Flags().BoolVar(&f.scaledToZero, "scaled-to-zero", false, "no pod of a Knative revision is up: its calls pass the activator")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "`FORMAT` of the answer: json (default: text)")
 	c.Flags().StringVar(&f.requests, "requests", "", "explain the calls of `FILE` (- for standard input), one JSON object a line")
@@ -190,7 +194,7 @@ func (f *explainFlags) call() (explain.Call, error) {
 // oneReader refuses to read standard input twice.
 func (f *explainFlags) oneReader() error {
 	n := 0
-	for _, name := range append([]string{f.dump, f.requests}, f.files...) {
+	for _, name := range slices.Concat(f.dumps, []string{f.requests}, f.files) {
 		if name == "-" {
 			n++
 		}
@@ -208,7 +212,7 @@ func (f *explainFlags) system(ctx context.Context, s streams) (*explain.System, 
 	switch {
 	case len(f.files) > 0:
 		set, err = manifest.Files(f.files, s.in)
-	case f.dump == "":
+	case len(f.dumps) == 0:
 		states := story.States()
 		set, err = manifest.FS(story.FS, states[len(states)-1].Dirs...)
 	}
@@ -219,20 +223,8 @@ func (f *explainFlags) system(ctx context.Context, s streams) (*explain.System, 
 	if err != nil {
 		return nil, err
 	}
-	if f.dump != "" {
-		if f.istio.given() {
-			return nil, errors.New("--istio-version, --istio-nearest and --jwks are about translating manifests: a config_dump is translated already, and holds the keys")
-		}
-		in, done, err := openOr(f.dump, s.in)
-		if err != nil {
-			return nil, err
-		}
-		defer done()
-		system, err := explain.FromDump(in, set, translate.Options{Bundled: bundled, Progress: s.err})
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f.dump, err)
-		}
-		return system, nil
+	if len(f.dumps) > 0 {
+		return f.dumped(s, set, bundled)
 	}
 	keys, err := f.istio.keys()
 	if err != nil {
@@ -243,6 +235,23 @@ func (f *explainFlags) system(ctx context.Context, s streams) (*explain.System, 
 		return nil, hintNearest(err)
 	}
 	return explain.New(w)
+}
+
+// dumped is the system of live gateways' dumps.
+func (f *explainFlags) dumped(s streams, set *manifest.Set, bundled fs.FS) (*explain.System, error) {
+	if f.istio.given() {
+		return nil, errors.New("--istio-version, --istio-nearest and --jwks are about translating manifests: a config_dump is translated already, and holds the keys")
+	}
+	var dumps []explain.Dump
+	for _, name := range f.dumps {
+		in, done, err := openOr(name, s.in)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		dumps = append(dumps, explain.Dump{Name: name, Reader: in})
+	}
+	return explain.FromDump(dumps, set, translate.Options{Bundled: bundled, Progress: s.err})
 }
 
 func (f *explainFlags) answerAll(ctx context.Context, s streams, system *explain.System, call explain.Call) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"postern.dev/postern/internal/envoy"
@@ -20,23 +21,29 @@ import (
 // tens of MiB.
 const maxDump = 256 << 20
 
-// FromDump explains calls at one live gateway: Envoy's /config_dump, which is
-// also what `istioctl proxy-config all -o json` prints. The manifests may be
-// nil; with them objects have file and line, and the walk goes on behind the
-// gateway: sidecars are translated by the dump's own Istio line, where o has one.
-func FromDump(r io.Reader, set *manifest.Set, o translate.Options) (*System, error) {
-	data, err := io.ReadAll(io.LimitReader(r, maxDump+1))
-	if err != nil {
-		return nil, err
+// Dump is a gateway's config_dump. Its name is for errors: the file's.
+type Dump struct {
+	Name   string
+	Reader io.Reader
+}
+
+// FromDump explains calls at live gateways: Envoy's /config_dump of each, which is
+// also what `istioctl proxy-config all -o json` prints. The manifests may be nil;
+// with them objects have file and line, and the walk goes on behind the gateways:
+// sidecars are translated by the first dump's own Istio line, where o has one.
+func FromDump(dumps []Dump, set *manifest.Set, o translate.Options) (*System, error) {
+	parsed := make([]*dump, len(dumps))
+	for i, d := range dumps {
+		var err error
+		if parsed[i], err = readDump(d.Reader); err != nil {
+			return nil, fmt.Errorf("%s: %w", dumps[i].Name, err)
+		}
 	}
-	if len(data) > maxDump {
-		return nil, fmt.Errorf("larger than %d MiB", maxDump>>20)
-	}
-	d, err := parseDump(data)
-	if err != nil {
-		return nil, err
+	if len(parsed) == 0 {
+		return nil, errors.New("got no config_dump, want one of each gateway that is asked about")
 	}
 	s := &System{dump: true, alone: set == nil}
+	var err error
 	if set == nil {
 		if set, err = manifest.New(); err != nil {
 			return nil, err
@@ -45,23 +52,40 @@ func FromDump(r io.Reader, set *manifest.Set, o translate.Options) (*System, err
 	if s.world, err = world.Read(set, world.Options{}); err != nil {
 		return nil, err
 	}
-	if o.Version = d.istio; o.Version != "" {
+	if o.Version = parsed[0].istio; o.Version != "" {
 		if err := s.world.TranslateSidecars(world.Options{Translate: o}); err != nil {
 			return nil, err
 		}
 	}
-	g, err := d.gateway(s.world, s.alone)
-	if err != nil {
-		return nil, err
-	}
-	s.world.Gateways, s.world.Istio = []*world.Gateway{g}, orElse(d.istio, "unknown")
-	s.world.Notes = append(s.world.Notes, d.notes...)
-	for _, f := range g.Proxy.Findings() {
-		s.world.Notes = append(s.world.Notes, strings.TrimPrefix(f.Object+": "+f.Text, ": "))
+	s.world.Istio = orElse(parsed[0].istio, "unknown")
+	for i, d := range parsed {
+		g, err := d.gateway(s.world, s.alone)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", dumps[i].Name, err)
+		}
+		if slices.ContainsFunc(s.world.Gateways, func(other *world.Gateway) bool { return other.Workload == g.Workload }) {
+			return nil, fmt.Errorf("%s: is of %s, as one before it: want one of each gateway", dumps[i].Name, g.Workload)
+		}
+		s.world.Gateways = append(s.world.Gateways, g)
+		s.world.Notes = append(s.world.Notes, d.notes...)
+		for _, f := range g.Proxy.Findings() {
+			s.world.Notes = append(s.world.Notes, strings.TrimPrefix(f.Object+": "+f.Text, ": "))
+		}
 	}
 	s.withoutEffect = s.world.WithoutEffect()
 	s.posternd, err = findPosternd(s.world)
 	return s, err
+}
+
+func readDump(r io.Reader) (*dump, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxDump+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxDump {
+		return nil, fmt.Errorf("larger than %d MiB", maxDump>>20)
+	}
+	return parseDump(data)
 }
 
 // dump is the part of a config_dump that explain reads.

@@ -17,7 +17,7 @@ const dumpFile = "testdata/path-exempt.config_dump.json"
 
 func fromDump(t *testing.T, text string, set *manifest.Set) *explain.System {
 	t.Helper()
-	s, err := explain.FromDump(strings.NewReader(text), set, translate.Options{})
+	s, err := explain.FromDump([]explain.Dump{{Name: "dump", Reader: strings.NewReader(text)}}, set, translate.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestDumpWithSidecars(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := explain.FromDump(strings.NewReader(readDump(t)), stateSet(t, "3-path-exempt"), translate.Options{Bundled: translated, Dir: t.TempDir()})
+	s, err := explain.FromDump([]explain.Dump{{Name: "dump", Reader: strings.NewReader(readDump(t))}}, stateSet(t, "3-path-exempt"), translate.Options{Bundled: translated, Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestDumpWithSidecars(t *testing.T) {
 		t.Errorf("got %s %d by %s, want the sidecar's refusal; why: %q", a.Outcome, a.Status, a.By, a.Why)
 	}
 	// Near miss: without its translation it cannot be told.
-	if s, err = explain.FromDump(strings.NewReader(readDump(t)), stateSet(t, "3-path-exempt"), translate.Options{Dir: t.TempDir()}); err != nil {
+	if s, err = explain.FromDump([]explain.Dump{{Name: "dump", Reader: strings.NewReader(readDump(t))}}, stateSet(t, "3-path-exempt"), translate.Options{Dir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 	a = ask(t, s, explain.Call{From: "pod:default/myapp-pod", URL: "http://ml-pipeline-ui.kubeflow/"})
@@ -70,6 +70,20 @@ func TestDumpWithSidecars(t *testing.T) {
 		t.Errorf("got %s, want unknown", a.Outcome)
 	}
 	why(t, a, "whether its sidecar lets it in is not known")
+}
+
+// Each gateway has one dump: of a second of the same it would be unclear which is in force.
+func TestDumpsOfOneGateway(t *testing.T) {
+	one := func(name string) explain.Dump {
+		return explain.Dump{Name: name, Reader: strings.NewReader(readDump(t))}
+	}
+	_, err := explain.FromDump([]explain.Dump{one("a.json"), one("b.json")}, stateSet(t, "3-path-exempt"), translate.Options{})
+	if err == nil || !strings.HasPrefix(err.Error(), "b.json: is of Deployment istio-system/istio-ingressgateway") {
+		t.Errorf("got %v, want b.json refused", err)
+	}
+	if _, err := explain.FromDump(nil, stateSet(t, "3-path-exempt"), translate.Options{}); err == nil {
+		t.Error("took no dump at all")
+	}
 }
 
 func TestDumpAlone(t *testing.T) {
@@ -125,7 +139,7 @@ func TestBadDumps(t *testing.T) {
 		{`{"configs":[{"static_listeners":[{"listener":{"address":7}}]}]}`, "listeners: [0]"},
 		{`{"configs":[{"static_listeners":[{"listener":null}]}]}`, ""},
 	} {
-		_, err := explain.FromDump(strings.NewReader(tt.text), nil, translate.Options{})
+		_, err := explain.FromDump([]explain.Dump{{Name: "dump", Reader: strings.NewReader(tt.text)}}, nil, translate.Options{})
 		if err != nil && !strings.Contains(err.Error(), tt.want) || err == nil && tt.want != "" {
 			t.Errorf("%s: got %v, want %q", tt.text, err, tt.want)
 		}
@@ -144,7 +158,7 @@ func FuzzDump(f *testing.F) {
 	f.Add(fmt.Sprintf(listener, fmt.Sprintf(manager, `"route_config":`+routes, `{"name":"my.wasm","typed_config":{"@type":"type.googleapis.com/unheard.of.Filter","a":{"@type":"b"}}},`), ""))
 	f.Add(fmt.Sprintf(listener, `{"@type":"type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"}`, ""))
 	f.Fuzz(func(t *testing.T, text string) {
-		s, err := explain.FromDump(strings.NewReader(text), nil, translate.Options{})
+		s, err := explain.FromDump([]explain.Dump{{Name: "dump", Reader: strings.NewReader(text)}}, nil, translate.Options{})
 		if err != nil {
 			return
 		}

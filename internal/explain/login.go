@@ -60,6 +60,9 @@ func (s *System) loginOf(cluster string) login {
 		l.program = oauth2Proxy
 		data := s.configMap(namespace, func(_ string, data map[string]string) bool { _, ok := data["oauth2_proxy.cfg"]; return ok })
 		l.settings = oauth2Settings(data["oauth2_proxy.cfg"])
+		if pod != nil {
+			oauth2Flags(l.settings, pod.Containers[0].Args)
+		}
 	case strings.Contains(hint, "posternd"):
 		l.program = posterndApp
 	}
@@ -97,6 +100,33 @@ func oauth2Settings(cfg string) map[string]string {
 		out[m[1]] = value
 	}
 	return out
+}
+
+// oauth2Flags puts oauth2-proxy's flags over the settings of its file, as the program
+// does. A flag is called as the setting of the file, with dashes and, where there may be
+// several, in the singular (pkg/apis/options: flag and cfg of each field).
+func oauth2Flags(settings map[string]string, args []string) {
+	lists := map[string][]string{}
+	for _, a := range args {
+		name, value, valued := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		if !strings.HasPrefix(a, "-") {
+			continue
+		}
+		if !valued {
+			value = "true"
+		}
+		switch name = strings.ReplaceAll(name, "-", "_"); name {
+		case "skip_auth_route", "api_route":
+			lists[name+"s"] = append(lists[name+"s"], value)
+		case "skip_auth_regex":
+			lists[name] = append(lists[name], value)
+		default:
+			settings[name] = value
+		}
+	}
+	for name, list := range lists {
+		settings[name] = strings.Join(list, "\n")
+	}
 }
 
 // question is what a login is asked.

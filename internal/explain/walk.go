@@ -284,8 +284,7 @@ func (w *walk) gatewayOf(pod *topology.Pod) *world.Gateway {
 	return nil
 }
 
-// withoutConfiguration ends the walk at a gateway whose configuration a dump of
-// another does not hold.
+// withoutConfiguration ends the walk at a gateway of which there is no dump.
 func (w *walk) withoutConfiguration(pod *topology.Pod) bool {
 	if !w.system.dump {
 		return false
@@ -296,7 +295,7 @@ func (w *walk) withoutConfiguration(pod *topology.Pod) bool {
 	}
 	for _, g := range gateways {
 		if g == pod.Workload {
-			w.unknown(fmt.Sprintf("the next gateway is %s: its configuration is not in this config_dump", g))
+			w.unknown(fmt.Sprintf("the next gateway is %s: its config_dump is not given", g))
 			return true
 		}
 	}

@@ -61,6 +61,15 @@ type pod struct {
 	} `json:"status"`
 }
 
+// Identity is the endpoint's name in the mesh, as istiod's Kubernetes registry has it (SecureNamingSAN in
+// pilot/pkg/serviceregistry/kube/conversion.go): the name that a proxy's mutual TLS asks for.
+func (e Endpoint) Identity(trustDomain string) string {
+	if e.ServiceAccount == "" {
+		return ""
+	}
+	return "spiffe://" + trustDomain + "/ns/" + e.Namespace + "/sa/" + e.ServiceAccount
+}
+
 func (w *World) addService(o Object) error {
 	v, err := decode(o.Raw)
 	if err != nil {

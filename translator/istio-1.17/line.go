@@ -26,7 +26,7 @@ func newEnvironment(w *contract.World, m *meshconfig.MeshConfig, _ chan struct{}
 	env := model.NewEnvironment()
 	env.Watcher = mesh.NewFixedWatcher(m)
 	env.NetworksWatcher = mesh.NewFixedNetworksWatcher(nil)
-	env.ServiceDiscovery = newRegistry(w)
+	env.ServiceDiscovery = newRegistry(w, m, env.EndpointIndex)
 	env.ConfigStore = store
 	env.Init()
 	return env, env.InitNetworksManager(&core.FakeXdsUpdater{})

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	"istio.io/istio/pilot/pkg/model"
 	"istio.io/istio/pilot/pkg/serviceregistry/kube"
 	"istio.io/istio/pkg/config/host"
@@ -15,21 +16,24 @@ import (
 // registry answers from the request what istiod's Kubernetes registry answers from informers.
 type registry struct {
 	model.NetworkGatewaysHandler
-	services  []*model.Service
-	byName    map[host.Name]*model.Service
-	instances map[host.Name][]*model.ServiceInstance // of pods with addresses and of ExternalName Services
-	local     map[string][]*model.ServiceInstance    // by proxy
-	labels    map[string]labels.Instance             // by proxy
+	trustDomain string
+	services    []*model.Service
+	byName      map[host.Name]*model.Service
+	instances   map[host.Name][]*model.ServiceInstance // of pods with addresses and of ExternalName Services
+	local       map[string][]*model.ServiceInstance    // by proxy
+	labels      map[string]labels.Instance             // by proxy
 }
 
 var _ model.ServiceDiscovery = &registry{}
 
-func newRegistry(w *contract.World) *registry {
+// newRegistry also tells the index of endpoints who is behind each Service, which the proxies' mutual TLS asks for.
+func newRegistry(w *contract.World, m *meshconfig.MeshConfig, index *model.EndpointIndex) *registry {
 	r := &registry{
-		byName:    map[host.Name]*model.Service{},
-		instances: map[host.Name][]*model.ServiceInstance{},
-		local:     map[string][]*model.ServiceInstance{},
-		labels:    map[string]labels.Instance{},
+		trustDomain: m.TrustDomain,
+		byName:      map[host.Name]*model.Service{},
+		instances:   map[host.Name][]*model.ServiceInstance{},
+		local:       map[string][]*model.ServiceInstance{},
+		labels:      map[string]labels.Instance{},
 	}
 	for _, s := range w.Services {
 		var object corev1.Service
@@ -41,8 +45,10 @@ func newRegistry(w *contract.World) *registry {
 		r.services = append(r.services, service)
 		r.byName[service.Hostname] = service
 		r.instances[service.Hostname] = kube.ExternalNameServiceInstances(&object, service)
+		shards, _ := index.GetOrCreateEndpointShard(string(service.Hostname), object.Namespace)
 		for _, e := range w.Endpoints(s) {
-			r.instances[service.Hostname] = append(r.instances[service.Hostname], instance(service, e))
+			shards.ServiceAccounts.Insert(e.Identity(r.trustDomain))
+			r.instances[service.Hostname] = append(r.instances[service.Hostname], instance(service, e, r.trustDomain))
 		}
 	}
 	for _, p := range w.Proxies {
@@ -52,7 +58,7 @@ func newRegistry(w *contract.World) *registry {
 	return r
 }
 
-func instance(service *model.Service, e contract.Endpoint) *model.ServiceInstance {
+func instance(service *model.Service, e contract.Endpoint, trustDomain string) *model.ServiceInstance {
 	port, _ := service.Ports.Get(e.PortName)
 	return &model.ServiceInstance{
 		Service:     service,
@@ -62,7 +68,7 @@ func instance(service *model.Service, e contract.Endpoint) *model.ServiceInstanc
 			Address:         e.Address,
 			ServicePortName: e.PortName,
 			EndpointPort:    uint32(e.Port),
-			ServiceAccount:  e.ServiceAccount,
+			ServiceAccount:  e.Identity(trustDomain),
 			Namespace:       e.Namespace,
 			HostName:        e.HostName,
 			SubDomain:       e.SubDomain,
@@ -98,7 +104,7 @@ func (r *registry) targets(w *contract.World, p contract.Proxy) []*model.Service
 			out = append(out, instance(service, contract.Endpoint{
 				Address: address, Port: t.TargetPort, PortName: t.PortName,
 				Labels: p.Labels, Namespace: p.Namespace, ServiceAccount: p.ServiceAccount,
-			}))
+			}, r.trustDomain))
 		}
 	}
 	return out

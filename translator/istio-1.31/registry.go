@@ -45,7 +45,7 @@ func newRegistry(w *contract.World, m *meshconfig.MeshConfig, updater model.XDSU
 		r.byName[service.Hostname] = service
 		var endpoints []*model.IstioEndpoint
 		for _, e := range w.Endpoints(s) {
-			endpoints = append(endpoints, endpoint(e))
+			endpoints = append(endpoints, endpoint(e, m.TrustDomain))
 		}
 		updater.EDSCacheUpdate(shard, string(service.Hostname), object.Namespace, endpoints)
 	}
@@ -56,12 +56,12 @@ func newRegistry(w *contract.World, m *meshconfig.MeshConfig, updater model.XDSU
 	return r
 }
 
-func endpoint(e contract.Endpoint) *model.IstioEndpoint {
+func endpoint(e contract.Endpoint, trustDomain string) *model.IstioEndpoint {
 	out := newEndpoint(e.Address)
 	out.Labels = e.Labels
 	out.ServicePortName = e.PortName
 	out.EndpointPort = uint32(e.Port)
-	out.ServiceAccount = e.ServiceAccount
+	out.ServiceAccount = e.Identity(trustDomain)
 	out.Namespace = e.Namespace
 	out.HostName = e.HostName
 	out.SubDomain = e.SubDomain

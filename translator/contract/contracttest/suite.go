@@ -345,6 +345,7 @@ func checkSidecar(t *testing.T, c contract.ProxyConfig) {
 	for what, want := range map[string]string{
 		"the inbound cluster of the named port":       `"name":"inbound|3000||"`,
 		"the listener of the headless Service's pods": `"address":"10.0.0.6"`,
+		"the identity that a pod has to prove":        `"exact":"spiffe://example.org/ns/app/sa/shop"`,
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("sidecar: got no %s, want %s", what, want)
