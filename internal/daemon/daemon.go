@@ -66,7 +66,7 @@ type Daemon struct {
 	aside      func(func() error) error
 	apart      sync.Mutex
 	poll       time.Duration
-	swapped    func()
+	fresh      bool // there is a new snapshot; of whoever holds apart
 	authorizer *authorizer.Authorizer
 	keys       *passport.Keys
 	metrics    *metrics
@@ -94,15 +94,19 @@ func New(c Config, o Options) (*Daemon, error) {
 	}
 	d := &Daemon{config: c, say: o.Say, poll: o.Poll, metrics: newMetrics()}
 	d.aside = func(work func() error) error {
+		d.apart.Lock() // files and the cluster take turns
+		defer d.apart.Unlock()
+		// Only now nothing holds on to what the snapshot was made of.
+		defer func() {
+			if d.fresh && o.Swapped != nil {
+				o.Swapped()
+			}
+			d.fresh = false
+		}()
 		if o.Aside == nil {
 			return work()
 		}
-		d.apart.Lock() // files and the cluster take turns
-		defer d.apart.Unlock()
 		return o.Aside(work)
-	}
-	if d.swapped = o.Swapped; d.swapped == nil {
-		d.swapped = func() {}
 	}
 	if d.poll == 0 {
 		d.poll = poll
@@ -215,7 +219,7 @@ func (d *Daemon) swap(snap *authorizer.Snapshot, kinds map[string]int) (first bo
 	if first = !d.synced.Swap(true); first {
 		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	}
-	d.swapped()
+	d.fresh = true
 	return first
 }
 

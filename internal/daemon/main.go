@@ -57,19 +57,23 @@ const (
 )
 
 // collect sets the garbage collector up, and gives what to call after each new
-// snapshot: a large cluster's is large, and reading the first one leaves much behind.
+// snapshot: a large cluster's is large, and reading it leaves much behind, which goes
+// back to the operating system.
 func collect() func() {
 	last := gcFirst
 	debug.SetGCPercent(last)
-	sample := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	sample := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
 	first := true
 	return func() {
-		if first {
+		runtimemetrics.Read(sample)
+		live, free, objects := sample[0].Value.Uint64(), sample[1].Value.Uint64(), sample[2].Value.Uint64()
+		if first || free+objects > live+2*garbage {
 			first = false
 			debug.FreeOSMemory()
+			runtimemetrics.Read(sample[:1])
+			live = sample[0].Value.Uint64()
 		}
-		runtimemetrics.Read(sample)
-		if p := gcFor(sample[0].Value.Uint64()); p != last {
+		if p := gcFor(live); p != last {
 			last = p
 			debug.SetGCPercent(p)
 		}

@@ -40,7 +40,7 @@ func Compile(set *manifest.Set, cfg Config) (*Map, error) {
 	if cfg.Derive == nil {
 		return nil, errors.New("territory: no Derive given: no model could be recognised")
 	}
-	c := &compiler{set: set, cfg: cfg, kubeflow: map[string]bool{}, gateways: map[string]*networking.Gateway{}, odd: map[string]bool{}, lost: map[string][]access.Resource{}, origins: map[access.Resource][]string{}}
+	c := &compiler{set: set, cfg: cfg, kubeflow: map[string]bool{}, gateways: map[string]*networking.Gateway{}, odd: map[string]bool{}, lost: map[string][]access.Resource{}, origins: map[access.Resource][]string{}, ones: map[string]*Territory{}}
 	for _, ns := range cfg.Namespaces {
 		c.kubeflow[ns] = true
 	}
@@ -59,8 +59,14 @@ func Compile(set *manifest.Set, cfg Config) (*Map, error) {
 		}
 		byPort[d.Port] = append(byPort[d.Port], d.Gateway)
 	}
+	tables := map[string]*door{}
 	for port, gateways := range byPort {
-		m.doors[port] = c.door(gateways, m.owned)
+		slices.Sort(gateways)
+		name := strings.Join(gateways, " ")
+		if tables[name] == nil {
+			tables[name] = c.door(gateways, m.owned)
+		}
+		m.doors[port] = tables[name]
 	}
 	return m, nil
 }
@@ -78,7 +84,7 @@ type compiler struct {
 	// default, so one without exportTo may not reach the gateways.
 	hidden bool
 
-	ones map[string]*Territory // of the door at hand
+	ones map[string]*Territory // see one
 }
 
 // readMesh looks at the one setting of the mesh that decides whether gateways
@@ -103,9 +109,8 @@ func (c *compiler) readMesh() (err error) {
 	return err
 }
 
-// door builds one port's table and notes what is not people's.
+// door builds the table of the ports with these Gateways and notes what is not people's.
 func (c *compiler) door(gateways []string, owned map[string]bool) *door {
-	c.ones = map[string]*Territory{}
 	sure, maybe := c.reach(gateways)
 	claims := map[string][]*claim{}
 	for o := range c.set.Sorted() {
@@ -124,21 +129,21 @@ func (c *compiler) door(gateways []string, owned map[string]bool) *door {
 			claims[h] = append(claims[h], cl)
 		}
 	}
-	d := &door{exact: map[string]*vhost{}}
+	d := &door{exact: map[string]vhost{}}
 	for host, cls := range claims {
 		v := c.judge(host, cls)
 		switch {
 		case host == "*":
 			d.any = v
 		case strings.HasPrefix(host, "*"):
-			d.suffixes = append(d.suffixes, v)
+			d.suffixes = append(d.suffixes, wildcard{host, v})
 		case strings.HasSuffix(host, "*"):
-			d.prefixes = append(d.prefixes, v)
+			d.prefixes = append(d.prefixes, wildcard{host, v})
 		default:
 			d.exact[host] = v
 		}
 	}
-	for _, list := range [][]*vhost{d.suffixes, d.prefixes} {
+	for _, list := range [][]wildcard{d.suffixes, d.prefixes} {
 		sort.Slice(list, func(i, j int) bool { return len(list[i].host) > len(list[j].host) })
 	}
 	for _, cls := range claims {
@@ -284,8 +289,7 @@ func ordinary(o *manifest.Object) bool {
 }
 
 // judge decides what a host is.
-func (c *compiler) judge(host string, claims []*claim) *vhost {
-	v := &vhost{host: host}
+func (c *compiler) judge(host string, claims []*claim) (v vhost) {
 	defer func() {
 		if v.fixed == nil {
 			v.fixed = &Territory{Kind: People, Settled: true, VirtualServices: ids(claims)}
@@ -367,14 +371,15 @@ func severalModels(claims []*claim) bool {
 }
 
 // one is the territory of a model or an application that has a host for itself. All
-// its hosts share it: there may be very many.
+// its hosts at all doors share it: there may be very many.
 func (c *compiler) one(claims []*claim) *Territory {
 	names := ids(claims)
-	key := strings.Join(names, ",")
+	onward := !slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.onward })
+	key := fmt.Sprint(names, onward)
 	if c.ones[key] == nil {
 		t := claims[0].territory("")
 		t.VirtualServices = names
-		t.Onward = !slices.ContainsFunc(claims, func(cl *claim) bool { return !cl.onward })
+		t.Onward = onward
 		c.ones[key] = &t
 	}
 	return c.ones[key]

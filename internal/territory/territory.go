@@ -150,8 +150,8 @@ func (m *Map) Refusals() map[[2]string]int {
 	if m == nil {
 		return out
 	}
-	count := func(v *vhost) {
-		if v != nil && v.byPath == nil && v.fixed.Kind == Refused {
+	count := func(v vhost) {
+		if v.byPath == nil && v.fixed != nil && v.fixed.Kind == Refused {
 			for _, by := range v.fixed.By {
 				out[[2]string{by, v.fixed.Reason}]++
 			}
@@ -161,8 +161,8 @@ func (m *Map) Refusals() map[[2]string]int {
 		for _, v := range d.exact {
 			count(v)
 		}
-		for _, v := range slices.Concat(d.suffixes, d.prefixes) {
-			count(v)
+		for _, w := range slices.Concat(d.suffixes, d.prefixes) {
+			count(w.vhost)
 		}
 		count(d.any)
 	}
@@ -173,19 +173,25 @@ func (m *Map) Refusals() map[[2]string]int {
 // application's: a request that is judged people's must not take its routes.
 func (m *Map) Owned(virtualService string) bool { return m != nil && m.owned[virtualService] }
 
-// door is one port's route table as far as hosts go.
+// door is the route table of the ports with the same Gateways, as far as hosts go.
 type door struct {
-	exact    map[string]*vhost
-	suffixes []*vhost // "*.example.com", longest first
-	prefixes []*vhost // "example.*", longest first; Istio allows none
-	any      *vhost   // "*"
+	exact    map[string]vhost
+	suffixes []wildcard // "*.example.com", longest first
+	prefixes []wildcard // "example.*", longest first; Istio allows none
+	any      vhost      // "*"
 }
 
-// vhost is one host's VirtualServices and the judgement.
+// vhost is the judgement of one host's VirtualServices. There may be very many: it
+// is small, and the hosts of a model share what fixed is.
 type vhost struct {
-	host   string
-	fixed  *Territory // when byPath is nil; without the host, so that several may share it
+	fixed  *Territory // without the host; nil: there is no such host
 	byPath *paths     // its VirtualServices, when they are told apart by path and method only
+}
+
+// wildcard is a host with a star.
+type wildcard struct {
+	host string
+	vhost
 }
 
 // At judges a request: the port it came in at, its :authority, its path without
@@ -198,16 +204,16 @@ func (m *Map) At(port uint16, host, path, method string) Territory {
 	if d == nil {
 		return Territory{Reason: UnknownDoor, Detail: "no door is configured for the port"}
 	}
-	v := d.find(HostOf(host))
+	name, v := d.find(HostOf(host))
 	switch {
-	case v == nil:
+	case v.fixed == nil:
 		return Territory{Kind: People, Settled: true}
 	case v.byPath == nil:
 		t := *v.fixed
-		t.Host = v.host
+		t.Host = name
 		return t
 	}
-	return v.pick(path, method)
+	return v.pick(name, path, method)
 }
 
 // HostOf is the name that Envoy looks for: lower case, without the port; a
@@ -222,30 +228,30 @@ func HostOf(authority string) string {
 
 // find is Envoy's order: the exact name, the longest suffix wildcard, the
 // longest prefix wildcard, "*". A wildcard stands for at least one character.
-func (d *door) find(host string) *vhost {
-	if v := d.exact[host]; v != nil {
-		return v
+func (d *door) find(host string) (name string, v vhost) {
+	if v, ok := d.exact[host]; ok {
+		return host, v
 	}
-	for _, v := range d.suffixes {
-		if end := v.host[1:]; len(host) > len(end) && strings.HasSuffix(host, end) {
-			return v
+	for _, w := range d.suffixes {
+		if end := w.host[1:]; len(host) > len(end) && strings.HasSuffix(host, end) {
+			return w.host, w.vhost
 		}
 	}
-	for _, v := range d.prefixes {
-		if begin := v.host[:len(v.host)-1]; len(host) > len(begin) && strings.HasPrefix(host, begin) {
-			return v
+	for _, w := range d.prefixes {
+		if begin := w.host[:len(w.host)-1]; len(host) > len(begin) && strings.HasPrefix(host, begin) {
+			return w.host, w.vhost
 		}
 	}
-	return d.any
+	return "*", d.any
 }
 
 // pick judges a host whose VirtualServices are told apart by path and method.
-func (v *vhost) pick(path, method string) Territory {
+func (v vhost) pick(host, path, method string) Territory {
 	hit := v.byPath.find(path, method)
 	if hit == nil {
-		return Territory{Host: v.host, VirtualServices: v.fixed.VirtualServices, Reason: AmbiguousRoute, Detail: "not exactly one VirtualService of the host matches the path and method", By: v.fixed.VirtualServices}
+		return Territory{Host: host, VirtualServices: v.fixed.VirtualServices, Reason: AmbiguousRoute, Detail: "not exactly one VirtualService of the host matches the path and method", By: v.fixed.VirtualServices}
 	}
-	t := hit.territory(v.host)
+	t := hit.territory(host)
 	t.Shared = true
 	return t
 }
