@@ -7,7 +7,8 @@
 //	go run ./e2e/bench            # some minutes; make bench installs what it needs
 //	go run ./e2e/bench -o json
 //	go run ./e2e/bench -rate 1000 # what is added to a request's time
-//	go run ./e2e/bench -models 10000 -keys 100000 -bindings 1000 -only 'API key|seen before'
+//	go run ./e2e/bench -models 10000 -keys 100000 -bindings 1000 -only 'pod address|API key|seen before'
+//	                              # a large cluster beside a small one
 //
 // What counts is CPU time of the authorizer's process per check (Linux's scheduler
 // counts it in nanoseconds) as a ratio to the no-op's of the same round:

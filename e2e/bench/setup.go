@@ -38,9 +38,13 @@ type bench struct {
 	variants    []*variant
 	credentials credentials
 	login       string // its URL
-	pod         string // the address of a pod of the story's namespace default
-	gateway     string // of one of the gateways' pods: the second hop
+	small       callers
+	many        callers // with the further objects
 }
+
+// callers are addresses: of a pod of the story's namespace default, and of one of the
+// gateways' pods, the second hop.
+type callers struct{ pod, gateway string }
 
 func setUp(ctx context.Context, s settings) (*bench, error) {
 	b := &bench{settings: s}
@@ -80,32 +84,50 @@ func (b *bench) manifests() error {
 	if err := os.WriteFile(filepath.Join(root, "common", "bench.yaml"), []byte(objects+b.credentials.keyObject), 0o600); err != nil {
 		return err
 	}
-	if err := b.more(root); err != nil {
+	if err := b.more(); err != nil {
 		return err
 	}
-	set, err := manifest.Files([]string{filepath.Join(root, "common"), filepath.Join(root, "4-postern")}, nil)
-	if err != nil {
+	var err error
+	if b.small, err = place(b.dirs(false)); err != nil || !b.settings.large() {
 		return err
+	}
+	b.many, err = place(b.dirs(true))
+	return err
+}
+
+// dirs are the folders that posternd reads.
+func (b *bench) dirs(large bool) (out []string) {
+	for _, d := range []string{"common", "4-postern", moreDir} {
+		if d != moreDir || large {
+			out = append(out, filepath.Join(b.dir, "manifests", d))
+		}
+	}
+	return out
+}
+
+func place(dirs []string) (callers, error) {
+	set, err := manifest.Files(dirs, nil)
+	if err != nil {
+		return callers{}, err
 	}
 	derived, err := kserve.Derive(set)
 	if err != nil {
-		return err
+		return callers{}, err
 	}
 	world, err := topology.New(set.With(derived...), topology.Options{Pods: netip.MustParsePrefix(podRange)})
 	if err != nil {
-		return err
+		return callers{}, err
 	}
 	pod, ok := world.Pod("default", "bench-caller")
 	gateway, ok2 := world.Pod("istio-system", "bench-gateway")
 	if !ok || !ok2 {
-		return errors.New("the bench's pods have no place")
+		return callers{}, errors.New("the bench's pods have no place")
 	}
-	b.pod, b.gateway = pod.Addr.String(), gateway.Addr.String()
-	return nil
+	return callers{pod.Addr.String(), gateway.Addr.String()}, nil
 }
 
-// posternd starts the program with the story's manifests and the bench's objects.
-func (b *bench) posternd(ctx context.Context, name, level string, doors []int, env ...string) (*process, error) {
+// posternd starts the program with manifests' folders.
+func (b *bench) posternd(ctx context.Context, name, level string, dirs []string, doors []int, env ...string) (*process, error) {
 	if b.settings.posternd == "" {
 		b.settings.posternd = filepath.Join(b.dir, "posternd-program")
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", b.settings.posternd, "postern.dev/postern/cmd/posternd")
@@ -119,9 +141,8 @@ func (b *bench) posternd(ctx context.Context, name, level string, doors []int, e
 		return nil, err
 	}
 	var config strings.Builder
-	root := filepath.Join(b.dir, "manifests")
-	fmt.Fprintf(&config, "listen: {grpc: '127.0.0.1:0', http: '127.0.0.1:0', linger: 1ms}\nlogLevel: %s\nrouting: derived\npassport: {keyFiles: [%q]}\nmanifests: {pods: %s, dirs: [%q, %q]}\nlogin: {delegate: {url: %q}}\ndoors:\n",
-		level, key, podRange, filepath.Join(root, "common"), filepath.Join(root, "4-postern"), b.login)
+	fmt.Fprintf(&config, "listen: {grpc: '127.0.0.1:0', http: '127.0.0.1:0', linger: 1ms}\nlogLevel: %s\nrouting: derived\npassport: {keyFiles: [%q]}\nmanifests: {pods: %s, dirs: [%s]}\nlogin: {delegate: {url: %q}}\ndoors:\n",
+		level, key, podRange, strings.Join(dirs, ", "), b.login)
 	for _, d := range doors {
 		fmt.Fprintf(&config, "- {gateway: knative-serving/knative-local-gateway, port: %d, inCluster: true}\n", d)
 	}

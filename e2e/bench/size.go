@@ -10,18 +10,30 @@ import (
 	"postern.dev/postern/internal/apikey"
 )
 
+// moreDir is the folder of the manifests that a small cluster does not have.
+const moreDir = "more"
+
 // perFile is how many objects stand in one file of manifests.
 const perFile = 5000
 
+// large tells whether posternd is to be measured with a large cluster's objects too.
+func (s settings) large() bool { return s.models+s.keys+s.bindings > 0 }
+
 // more writes the further objects of a large cluster: models, keys and bindings,
 // spread over as many namespaces as there are bindings.
-func (b *bench) more(root string) error {
-	s := b.settings
+func (b *bench) more() error {
+	s, root := b.settings, filepath.Join(b.dir, "manifests", moreDir)
+	if !s.large() {
+		return nil
+	}
+	if err := os.Mkdir(root, 0o700); err != nil {
+		return err
+	}
 	namespace := func(i int) string { return fmt.Sprintf("team-%d", i%max(s.bindings, 1)) }
 	var text strings.Builder
 	written, files := 0, 0
 	flush := func() error {
-		name := filepath.Join(root, "4-postern", fmt.Sprintf("more-%03d.yaml", files))
+		name := filepath.Join(root, fmt.Sprintf("more-%03d.yaml", files))
 		defer func() { text.Reset(); written = 0; files++ }()
 		return os.WriteFile(name, []byte(text.String()), 0o600)
 	}

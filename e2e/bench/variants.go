@@ -49,15 +49,15 @@ func (b *bench) list(ctx context.Context, doors []int) error {
 	if err != nil {
 		return err
 	}
-	loud, err := b.posternd(ctx, "posternd", "info", doors)
+	loud, err := b.posternd(ctx, "posternd", "info", b.dirs(false), doors)
 	if err != nil {
 		return err
 	}
-	silent, err := b.posternd(ctx, "posternd-silent", "error", doors)
+	silent, err := b.posternd(ctx, "posternd-silent", "error", b.dirs(false), doors)
 	if err != nil {
 		return err
 	}
-	double, err := b.posternd(ctx, "posternd-double", "info", doors, "GOMAXPROCS=2")
+	double, err := b.posternd(ctx, "posternd-double", "info", b.dirs(false), doors, "GOMAXPROCS=2")
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (b *bench) list(ctx context.Context, doors []int) error {
 		return err
 	}
 	own, cached := jwtAuthn(b.credentials.jwks, false), jwtAuthn(b.credentials.jwks, true)
-	pod, gateway := b.pod, b.gateway
+	pod, gateway := b.small.pod, b.small.gateway
 	all := []*variant{
 		{Name: noneName, from: pod, shows: token},
 		{Name: noopName, from: pod, shows: token, asks: noop, filter: byGRPC},
@@ -93,6 +93,13 @@ func (b *bench) list(ctx context.Context, doors []int) error {
 		{Name: "Envoy jwt_authn", from: pod, filter: own, shows: token},
 		{Name: "Envoy jwt_authn, jwt_cache_config", from: pod, filter: cached, shows: token},
 	}
+	if b.settings.large() {
+		more, err := b.large(ctx, doors)
+		if err != nil {
+			return err
+		}
+		all = append(all, more...)
+	}
 	only, err := regexp.Compile(b.settings.only)
 	if err != nil {
 		return err
@@ -105,5 +112,22 @@ func (b *bench) list(ctx context.Context, doors []int) error {
 	return nil
 }
 
-// variantCount is how many ports list needs.
-const variantCount = 20
+// large are the variants of a posternd with a large cluster's objects: each the same as one
+// without, in the same rounds.
+func (b *bench) large(ctx context.Context, doors []int) ([]*variant, error) {
+	p, err := b.posternd(ctx, "posternd-large", "info", b.dirs(true), doors)
+	if err != nil {
+		return nil, err
+	}
+	pod, gateway := b.many.pod, b.many.gateway
+	return []*variant{
+		{Name: "large cluster, pod address", from: pod, asks: p, filter: byGRPC},
+		{Name: "large cluster, API key", from: pod, asks: p, filter: byGRPC, shows: apiKey},
+		{Name: "large cluster, passport seen before", from: gateway, asks: p, filter: byGRPC, shows: oldPassport},
+		{Name: "large cluster, RS256 seen before", from: pod, asks: p, filter: byGRPC, shows: token},
+		{Name: "large cluster, session seen before", from: pod, asks: p, filter: byGRPC, shows: session},
+	}, nil
+}
+
+// variantCount is how many ports list needs at most.
+const variantCount = 25

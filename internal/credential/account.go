@@ -18,13 +18,13 @@ type Accounts struct {
 // NewAccounts reads the ServiceAccounts of a set. One that is being deleted is
 // none.
 func NewAccounts(set *manifest.Set) *Accounts {
-	a := &Accounts{uids: map[objectName]string{}}
+	uids := map[objectName]string{}
 	for o := range manifest.Of[*corev1.ServiceAccount](set) {
 		if o.Meta.DeletionTimestamp == nil {
-			a.uids[objectName{o.Meta.Namespace, o.Meta.Name}] = string(o.Meta.UID)
+			uids[objectName{o.Meta.Namespace, o.Meta.Name}] = string(o.Meta.UID)
 		}
 	}
-	return a
+	return &Accounts{packed(uids)}
 }
 
 // Live is what tells whether the objects that a ServiceAccount's token is bound to

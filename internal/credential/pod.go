@@ -1,7 +1,11 @@
 package credential
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"postern.dev/postern/internal/access"
 )
@@ -60,33 +64,73 @@ func DefaultProxies() []map[string]string {
 	}
 }
 
-// Pods knows who holds which address. It is immutable.
+// Pods knows who holds which address. It is immutable. There may be very many pods,
+// and each pointer is work for every garbage collection: so there are few.
 type Pods struct {
-	byAddr    map[netip.Addr][]*holder
+	holders   []holder
+	byAddr    map[[16]byte]int32    // which of holders, or contested
 	uids      map[objectName]string // of every pod there is, finished ones too
 	noCallers string
 }
 
+// contested stands for a holder where more than one pod has the address.
+const contested = -1
+
 // objectName is an object of a namespace.
 type objectName struct{ namespace, name string }
 
+// packed is the same with all texts in one.
+func packed(uids map[objectName]string) map[objectName]string {
+	var all strings.Builder
+	names := slices.Collect(maps.Keys(uids))
+	for _, n := range names {
+		all.WriteString(n.namespace + n.name + uids[n])
+	}
+	rest := all.String()
+	cut := func(n int) (s string) { s, rest = rest[:n], rest[n:]; return s }
+	out := make(map[objectName]string, len(uids))
+	for _, n := range names {
+		uid := len(uids[n])
+		out[objectName{cut(len(n.namespace)), cut(len(n.name))}] = cut(uid)
+	}
+	return out
+}
+
+// holder is a pod that holds an address.
 type holder struct {
-	pod     Pod
-	gateway bool
-	proxy   bool
+	namespace   string
+	account     string
+	model       string // of ModelLabel
+	gateway     bool
+	proxy       bool
+	hostNetwork bool
+	terminating bool
+	running     bool
 }
 
 // NewPods makes a snapshot. A finished pod holds no address: Kubernetes gives
 // it to another one while the finished pod's status still names it.
 func NewPods(pods []Pod, rules PodRules) *Pods {
 	proxies := append(DefaultProxies(), rules.Proxies...)
-	p := &Pods{byAddr: map[netip.Addr][]*holder{}, uids: make(map[objectName]string, len(pods)), noCallers: rules.NoCallers}
+	p := &Pods{byAddr: map[[16]byte]int32{}, noCallers: rules.NoCallers}
+	uids := make(map[objectName]string, len(pods))
+	shared := map[string]string{}
+	share := func(s string) string {
+		if _, ok := shared[s]; !ok {
+			s = strings.Clone(s)
+			shared[s] = s
+		}
+		return shared[s]
+	}
 	for _, pod := range pods {
-		p.uids[objectName{pod.Namespace, pod.Name}] = pod.UID
+		uids[objectName{pod.Namespace, pod.Name}] = pod.UID
 		if pod.Phase == "Succeeded" || pod.Phase == "Failed" {
 			continue
 		}
-		h := &holder{pod: pod}
+		h := holder{
+			namespace: share(pod.Namespace), account: share(cmp.Or(pod.ServiceAccount, "default")), model: share(pod.Labels[ModelLabel]),
+			hostNetwork: pod.HostNetwork, terminating: pod.Terminating, running: pod.Phase == "" || pod.Phase == "Running",
+		}
 		for _, w := range rules.Gateways {
 			if w.Namespace == pod.Namespace && len(w.Labels) > 0 && bears(pod.Labels, w.Labels) {
 				h.gateway = true
@@ -97,14 +141,21 @@ func NewPods(pods []Pod, rules PodRules) *Pods {
 				h.proxy = true
 			}
 		}
-		seen := map[netip.Addr]bool{}
+		at := int32(len(p.holders))
+		p.holders = append(p.holders, h)
 		for _, a := range pod.Addrs {
-			if a = plain(a); a.IsValid() && !seen[a] {
-				seen[a] = true
-				p.byAddr[a] = append(p.byAddr[a], h)
+			a = plain(a)
+			if !a.IsValid() {
+				continue
+			}
+			if other, taken := p.byAddr[a.As16()]; taken && other != at {
+				p.byAddr[a.As16()] = contested
+			} else {
+				p.byAddr[a.As16()] = at
 			}
 		}
 	}
+	p.holders, p.uids = slices.Clip(p.holders), packed(uids)
 	return p
 }
 
@@ -127,23 +178,24 @@ func plain(a netip.Addr) netip.Addr {
 	return a.Unmap()
 }
 
-// sole is the one pod that holds an address.
-func (p *Pods) sole(a netip.Addr) *holder {
-	if p == nil {
-		return nil
+// at is the one pod that holds an address. held tells whether one does at all.
+func (p *Pods) at(a netip.Addr) (h *holder, held bool) {
+	if a = plain(a); p == nil || !a.IsValid() {
+		return nil, false
 	}
-	if h := p.byAddr[plain(a)]; len(h) == 1 {
-		return h[0]
+	i, held := p.byAddr[a.As16()]
+	if !held || i == contested {
+		return nil, held
 	}
-	return nil
+	return &p.holders[i], true
 }
 
 // Gateway tells whether an address is that of one of the gateways' own pods,
 // and nobody else's: a gateway in its node's network shares its address with
 // everything else there, so it is not recognised.
 func (p *Pods) Gateway(a netip.Addr) bool {
-	h := p.sole(a)
-	return h != nil && h.gateway && !h.pod.HostNetwork && (h.pod.Phase == "" || h.pod.Phase == "Running")
+	h, _ := p.at(a)
+	return h != nil && h.gateway && !h.hostNetwork && h.running
 }
 
 // Caller is the pod that calls from an address, on a door that only the inside
@@ -154,13 +206,9 @@ func (p *Pods) Caller(a netip.Addr) (c access.Caller, ok bool, why string) {
 	if h == nil {
 		return access.Caller{}, false, why
 	}
-	account := h.pod.ServiceAccount
-	if account == "" {
-		account = "default"
-	}
 	return access.Caller{
-		User:   "postern:pod:" + h.pod.Namespace + ":" + account,
-		Groups: []string{"postern:pods", "postern:pods:" + h.pod.Namespace},
+		User:   "postern:pod:" + h.namespace + ":" + h.account,
+		Groups: []string{"postern:pods", "postern:pods:" + h.namespace},
 		Kind:   access.Pod,
 	}, true, ""
 }
@@ -176,27 +224,26 @@ func (p *Pods) Sibling(a netip.Addr, r access.Resource) bool {
 		return false
 	}
 	h, _ := p.recognise(a)
-	return h != nil && h.pod.Namespace == r.Namespace && h.pod.Labels[ModelLabel] == r.Name
+	return h != nil && h.namespace == r.Namespace && h.model == r.Name
 }
 
 // recognise finds the pod that calls from an address by itself.
 func (p *Pods) recognise(a netip.Addr) (h *holder, why string) {
-	if p == nil || len(p.byAddr[plain(a)]) == 0 {
-		return nil, "no pod holds the address"
-	}
-	h = p.sole(a)
+	h, held := p.at(a)
 	switch {
+	case !held:
+		return nil, "no pod holds the address"
 	case p.noCallers != "":
 		return nil, p.noCallers
 	case h == nil:
 		return nil, "several pods hold the address"
 	case h.gateway || h.proxy:
 		return nil, "the pod passes on other callers' requests"
-	case h.pod.HostNetwork:
+	case h.hostNetwork:
 		return nil, "the pod shares its node's address"
-	case h.pod.Terminating:
+	case h.terminating:
 		return nil, "the pod is being deleted"
-	case h.pod.Phase != "" && h.pod.Phase != "Running":
+	case !h.running:
 		return nil, "the pod is not running"
 	}
 	return h, ""

@@ -68,6 +68,7 @@ func Compile(set *manifest.Set, cfg Config) (*Map, error) {
 		}
 		m.doors[port] = tables[name]
 	}
+	m.pack()
 	return m, nil
 }
 
