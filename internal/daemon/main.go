@@ -50,7 +50,7 @@ func aside(read func() error) error {
 // garbage says, but no more than gcMost percent of what is in use, and no less than
 // gcLeast. GOGC in the environment wins.
 const (
-	garbage = 24 << 20
+	garbage = 32 << 20
 	gcMost  = 400
 	gcLeast = 50
 	gcFirst = 100 // until the first snapshot is made

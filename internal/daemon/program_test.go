@@ -85,7 +85,7 @@ func TestProgram(t *testing.T) {
 }
 
 func TestGCFor(t *testing.T) {
-	for live, want := range map[uint64]int{0: gcMost, 4 << 20: gcMost, 16 << 20: 400, 32 << 20: 200, 50 << 20: 100, 64 << 20: 100, 100 << 20: gcLeast, 10 << 30: gcLeast} {
+	for live, want := range map[uint64]int{0: gcMost, 4 << 20: gcMost, 8 << 20: 400, 16 << 20: 200, 25 << 20: 100, 32 << 20: 100, 100 << 20: gcLeast, 10 << 30: gcLeast} {
 		if got := gcFor(live); got != want {
 			t.Errorf("%d MiB: got %d, want %d", live>>20, got, want)
 		}
