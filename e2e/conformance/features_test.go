@@ -65,21 +65,15 @@ func randomPatches(r *rand.Rand, i int) map[string]any {
 	insert := func(value map[string]any) map[string]any {
 		return map[string]any{"applyTo": "HTTP_FILTER", "match": sub(pick(r, []string{"envoy.filters.http.router", "envoy.filters.http.router", "envoy.filters.http.cors"})), "patch": map[string]any{"operation": "INSERT_BEFORE", "value": value}}
 	}
-	mutation := func(header, value string) map[string]any {
-		if value == "" {
-			return map[string]any{"remove": header}
-		}
-		return map[string]any{"append": map[string]any{"header": map[string]any{"key": header, "value": value}, "append_action": pick(r, []string{"APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS"})}}
-	}
 	var patch map[string]any
-	switch r.IntN(6) {
+	switch r.IntN(8) {
 	case 0: // Kubeflow's own Lua once more, which chooses the route again
 		patch = insert(map[string]any{"name": "envoy.filters.http.lua", "typed_config": map[string]any{"@type": api + "lua.v3.Lua",
 			"inlineCode": "function envoy_on_request(request_handle)\n  local host = request_handle:headers():get(\":authority\")\n  request_handle:headers():add(\"x-forwarded-host\", host)\nend\n"}})
 	case 1:
 		patch = insert(map[string]any{"name": "envoy.filters.http.header_mutation", "typed_config": map[string]any{"@type": api + "header_mutation.v3.HeaderMutation", "mutations": map[string]any{
-			"request_mutations":  []any{mutation(pick(r, []string{"x-foo", "x-tenant", "via"}), pick(r, []string{"", "a", "alpha"})), mutation("x-two", "mutated")},
-			"response_mutations": []any{mutation("x-r", pick(r, []string{"", "mutated"})), mutation("x-u", "mutated")}}}})
+			"request_mutations":  []any{randomMutation(r, "x-foo", "x-tenant", "via"), randomMutation(r, "x-two", "x-foo")},
+			"response_mutations": []any{randomMutation(r, "x-r"), randomMutation(r, "x-u", "x-t")}}}})
 	case 2:
 		patch = insert(map[string]any{"name": "envoy.filters.http.fault", "typed_config": map[string]any{"@type": api + "fault.v3.HTTPFault",
 			"abort":   map[string]any{"percentage": map[string]any{"numerator": pick(r, []int{0, 100})}, pick(r, []string{"http_status", "grpc_status"}): pick(r, []int{404, 503, 429})},
@@ -87,7 +81,8 @@ func randomPatches(r *rand.Rand, i int) map[string]any {
 	case 3:
 		value := pick(r, []map[string]any{{"merge_slashes": true}, {"path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD"}, {"path_with_escaped_slashes_action": "REJECT_REQUEST", "merge_slashes": true}, {"path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT"},
 			{"common_http_protocol_options": map[string]any{"headers_with_underscores_action": "REJECT_REQUEST"}}, {"common_http_protocol_options": map[string]any{"headers_with_underscores_action": "DROP_HEADER"}},
-			{"strip_any_host_port": true}, {"strip_matching_host_port": true}, {"strip_trailing_host_dot": true}, {"xff_num_trusted_hops": 1}, {"xff_num_trusted_hops": 2}, {"skip_xff_append": true}, {"normalize_path": false}})
+			{"strip_any_host_port": true}, {"strip_matching_host_port": true}, {"strip_trailing_host_dot": true}, {"xff_num_trusted_hops": 1}, {"xff_num_trusted_hops": 2}, {"skip_xff_append": true}, {"normalize_path": false},
+			{"http_protocol_options": map[string]any{"accept_http_10": true}}, {"http_protocol_options": map[string]any{"accept_http_10": true, "default_host_for_http_10": "tenant.example.org"}}})
 		value["@type"] = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 		patch = map[string]any{"applyTo": "NETWORK_FILTER", "match": manager, "patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_config": value}}}
 	case 4:
@@ -97,14 +92,78 @@ func randomPatches(r *rand.Rand, i int) map[string]any {
 		value["@type"] = api + "ext_authz.v3.ExtAuthz"
 		patch = map[string]any{"applyTo": "HTTP_FILTER", "match": sub("envoy.filters.http.ext_authz"), "patch": map[string]any{"operation": "MERGE", "value": map[string]any{"name": "envoy.filters.http.ext_authz", "typed_config": value}}}
 	default:
-		patch = routePatch(r, mutation)
+		patch = routePatch(r)
 	}
 	return object("EnvoyFilter", "networking.istio.io/v1alpha3", "istio-system", i, map[string]any{"workloadSelector": map[string]any{"labels": map[string]any{"istio": "ingressgateway"}}, "priority": 10, "configPatches": []any{patch}})
 }
 
-// routePatch gives routes, virtual hosts or whole route configurations settings of
-// filters.
-func routePatch(r *rand.Rand, mutation func(string, string) map[string]any) map[string]any {
+// randomMutation is one of header_mutation's, most often sound.
+func randomMutation(r *rand.Rand, names ...string) map[string]any {
+	name := pick(r, names)
+	if r.IntN(12) == 0 {
+		name = pick(r, []string{":authority", "host", ":path", ":method", ":scheme"})
+	}
+	if name[0] == ':' && r.IntN(4) > 0 || r.IntN(4) == 0 {
+		return map[string]any{"remove": name}
+	}
+	return map[string]any{"append": randomOption(r, name)}
+}
+
+// randomOption is a HeaderValueOption.
+func randomOption(r *rand.Rand, name string) map[string]any {
+	o := map[string]any{"header": map[string]any{"key": name, "value": pick(r, []string{"", "a", "alpha", "mutated"})}}
+	switch r.IntN(6) {
+	case 0: // the default
+	case 1:
+		o["append"] = r.IntN(2) == 0
+	default:
+		o["append_action"] = pick(r, []string{"APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS"})
+	}
+	if r.IntN(3) == 0 {
+		o["keep_empty_value"] = true
+	}
+	return o
+}
+
+// headersPatch gives a level of the route configuration header options.
+func headersPatch(r *rand.Rand) map[string]any {
+	value := map[string]any{}
+	for key, names := range map[string][]string{"request_headers_to_add": {"x-foo", "x-two", "x-tenant", "via"}, "response_headers_to_add": {"x-r", "x-t", "x-u", "x-new"}} {
+		if r.IntN(40) == 0 {
+			names = []string{"host", ":path", ":authority", "Host"}
+		}
+		var options []any
+		for range r.IntN(4) {
+			options = append(options, randomOption(r, pick(r, names)))
+		}
+		value[key] = options
+	}
+	if r.IntN(4) == 0 {
+		value[pick(r, []string{"request_headers_to_remove", "response_headers_to_remove"})] = []any{pick(r, []string{"x-foo", "x-r", "x-t", "X-Two", "via"})}
+	}
+	return value
+}
+
+// actionPatch gives a tenant's routes what VirtualServices cannot ask for. On a route
+// that leads to no cluster Envoy refuses it.
+func actionPatch(r *rand.Rand) map[string]any {
+	return map[string]any{"route": pick(r, []map[string]any{{"cluster_not_found_response_code": "NOT_FOUND"}, {"cluster_not_found_response_code": "INTERNAL_SERVER_ERROR"},
+		{"regex_rewrite": map[string]any{"pattern": map[string]any{"regex": "/v([0-9]+)"}, "substitution": `/w\1`}}, {"prefix_rewrite": "/patched"}})}
+}
+
+// routePatch gives routes, virtual hosts or whole route configurations header options
+// and settings of filters, or routes more of their action.
+func routePatch(r *rand.Rand) map[string]any {
+	merge := func(applyTo string, value map[string]any) map[string]any {
+		return map[string]any{"applyTo": applyTo, "match": map[string]any{"context": "GATEWAY"}, "patch": map[string]any{"operation": "MERGE", "value": value}}
+	}
+	levels := []string{"HTTP_ROUTE", "HTTP_ROUTE", "VIRTUAL_HOST", "ROUTE_CONFIGURATION"}
+	switch r.IntN(5) {
+	case 0:
+		return merge("HTTP_ROUTE", actionPatch(r))
+	case 1, 2:
+		return merge(pick(r, levels), headersPatch(r))
+	}
 	const api = "type.googleapis.com/envoy.extensions.filters.http."
 	filter := pick(r, []string{"envoy.filters.http.ext_authz", "envoy.filters.http.rbac", "envoy.filters.http.cors", "envoy.filters.http.fault", "envoy.filters.http.header_mutation", "envoy.filters.http.ext_authz"})
 	config := map[string]map[string]any{
@@ -113,13 +172,12 @@ func routePatch(r *rand.Rand, mutation func(string, string) map[string]any) map[
 			"p": map[string]any{"permissions": []any{map[string]any{"header": map[string]any{"name": ":method", "string_match": map[string]any{"exact": "POST"}}}}, "principals": []any{map[string]any{"any": true}}}}}}}}),
 		"envoy.filters.http.cors":            {"@type": api + "cors.v3.CorsPolicy", "allow_origin_string_match": []any{map[string]any{"prefix": "https"}}, "allow_methods": "GET", "forward_not_matching_preflights": r.IntN(2) == 0},
 		"envoy.filters.http.fault":           {"@type": api + "fault.v3.HTTPFault", "abort": map[string]any{"percentage": map[string]any{"numerator": 100}, "http_status": 418}, "headers": []any{map[string]any{"name": "x-foo", "present_match": true}}},
-		"envoy.filters.http.header_mutation": {"@type": api + "header_mutation.v3.HeaderMutationPerRoute", "mutations": map[string]any{"request_mutations": []any{mutation("x-two", "per route")}, "response_mutations": []any{mutation("x-r", "per route")}}},
+		"envoy.filters.http.header_mutation": {"@type": api + "header_mutation.v3.HeaderMutationPerRoute", "mutations": map[string]any{"request_mutations": []any{randomMutation(r, "x-two")}, "response_mutations": []any{randomMutation(r, "x-r")}}},
 	}[filter]
 	if r.IntN(5) == 0 {
 		config = map[string]any{"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true, "config": config}
 	}
-	applyTo := pick(r, []string{"HTTP_ROUTE", "HTTP_ROUTE", "VIRTUAL_HOST", "ROUTE_CONFIGURATION"})
-	return map[string]any{"applyTo": applyTo, "match": map[string]any{"context": "GATEWAY"}, "patch": map[string]any{"operation": "MERGE", "value": map[string]any{"typed_per_filter_config": map[string]any{filter: config}}}}
+	return merge(pick(r, levels), map[string]any{"typed_per_filter_config": map[string]any{filter: config}})
 }
 
 // randomAuthentication is a RequestAuthentication on the gateway with keys of ours.

@@ -10,15 +10,15 @@ import (
 
 // action is a RouteAction that leads to one cluster, or to one of several.
 type action struct {
-	clusters      []branch // one, or those among which the weight decides
-	total         uint64   // of the weights
-	hostRewrite   string
-	prefix        string // the matched prefix, replaced by prefixRewrite
-	prefixRewrite string
-	regex         *regexp.Regexp // what it matches of the path is replaced by substitute
-	substitute    string
-	mirrors       []string
-	timeouts      timeouts
+	clusters    []branch // one, or those among which the weight decides
+	total       uint64   // of the weights
+	hostRewrite string
+	rewrite     rewrite
+	regex       *regexp.Regexp // what it matches of the path is replaced by substitute
+	substitute  string
+	mirrors     []string
+	timeouts    timeouts
+	notFound    int // the status where the cluster is not there
 }
 
 // branch is a cluster of an action, with what a weighted one has of its own.
@@ -40,19 +40,25 @@ func compileAction(r *routev3.Route, a *routev3.RouteAction) (*action, []string,
 	extra := fieldsBut(a, "cluster", "weighted_clusters", "host_rewrite_literal", "prefix_rewrite", "regex_rewrite", "timeout", "request_mirror_policies", "hash_policy", "cors", "priority",
 		// one attempt is made; what a retry would answer is the upstream's matter
 		"retry_policy", "max_grpc_timeout", "grpc_timeout_offset", "max_stream_duration", "cluster_not_found_response_code", "idle_timeout", "flush_timeout")
-	c := &action{hostRewrite: a.GetHostRewriteLiteral(), prefixRewrite: a.PrefixRewrite, timeouts: compileTimeouts(a),
-		prefix: r.Match.GetPrefix() + r.Match.GetPath() + r.Match.GetPathSeparatedPrefix()}
+	c := &action{hostRewrite: a.GetHostRewriteLiteral(), rewrite: compileRewrite(r.Match, a.PrefixRewrite), timeouts: compileTimeouts(a)}
+	c.notFound = map[routev3.RouteAction_ClusterNotFoundResponseCode]int{
+		routev3.RouteAction_SERVICE_UNAVAILABLE: 503, routev3.RouteAction_NOT_FOUND: 404, routev3.RouteAction_INTERNAL_SERVER_ERROR: 500,
+	}[a.ClusterNotFoundResponseCode]
 	for _, p := range a.HashPolicy { // which endpoint: no answer of ours, but a cookie that is made
 		if p.GetCookie().GetTtl() != nil {
 			extra = append(extra, "RouteAction.hash_policy with a cookie that is made")
 		}
 	}
 	if rw := a.RegexRewrite; rw != nil {
-		re, err := regexp.Compile(rw.GetPattern().GetRegex())
+		re, err := regexp.Compile(latin1(rw.GetPattern().GetRegex()))
 		if err != nil {
 			return nil, nil, fmt.Errorf("regex_rewrite: %w", err)
 		}
-		c.regex, c.substitute = re, substitution(rw.Substitution)
+		text, ok := substitution(rw.Substitution, re.NumSubexp())
+		if !ok {
+			text = "${0}" // what is found stays
+		}
+		c.regex, c.substitute = re, text
 	}
 	for _, m := range a.RequestMirrorPolicies {
 		extra = append(extra, fieldsBut(m, "cluster", "runtime_fraction", "trace_sampled", "disable_shadow_host_suffix_append")...)
@@ -88,24 +94,35 @@ func compileAction(r *routev3.Route, a *routev3.RouteAction) (*action, []string,
 	return c, extra, nil
 }
 
-// substitution turns RE2's \1 into Go's ${1}.
-func substitution(s string) string {
+// substitution turns RE2's \1 into Go's ${1}. From an escape of anything but a digit or
+// a backslash on the text is lost (RE2::Rewrite). False: it names a group that the
+// pattern lacks, and nothing is replaced (RE2::GlobalReplace).
+func substitution(s string, groups int) (string, bool) {
 	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '$':
-			b.WriteString("$$")
-		case c == '\\' && i+1 < len(s) && '0' <= s[i+1] && s[i+1] <= '9':
-			i++
-			b.WriteString("${" + s[i:i+1] + "}")
-		case c == '\\' && i+1 < len(s):
-			i++
-			b.WriteByte(s[i])
-		default:
-			b.WriteByte(c)
+	lost := false
+	write := func(text string) {
+		if !lost {
+			b.WriteString(text)
 		}
 	}
-	return b.String()
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' {
+			write(strings.ReplaceAll(s[i:i+1], "$", "$$"))
+			continue
+		}
+		switch i++; {
+		case i < len(s) && '0' <= s[i] && s[i] <= '9':
+			if int(s[i]-'0') > groups {
+				return "", false
+			}
+			write("${" + s[i:i+1] + "}")
+		case i < len(s) && s[i] == '\\':
+			write(`\`)
+		default:
+			lost = true
+		}
+	}
+	return latin1(b.String()), true
 }
 
 // pick is the cluster a random number chooses (WeightedClusterEntry).
@@ -147,8 +164,8 @@ func (rt *route) forward(s *stream) *Outcome {
 		if c.unmodelled != "" {
 			return unknown(c.unmodelled)
 		}
-		c.request(s)
-		response = c.response(response)
+		c.request.Apply(&s.headers)
+		response = append(response, c.response...)
 	}
 	for _, host := range [...]string{s.branch.hostRewrite, a.hostRewrite} {
 		if host != "" {
@@ -172,21 +189,46 @@ func (rt *route) forward(s *stream) *Outcome {
 }
 
 // rewritePath replaces the matched prefix, or what a regex matches of the path
-// without its query.
+// without its query. What would become empty stays.
 func (a *action) rewritePath(s *stream) {
-	to, n := a.prefixRewrite, len(a.prefix)
+	path := ""
 	switch {
-	case to != "":
-		s.headers.Set("x-envoy-original-path", s.path)
-		if s.path[:n] != to {
-			s.path = to + s.path[n:]
-		}
+	case a.rewrite.to != "":
+		path = a.rewrite.of(s.path)
 	case a.regex != nil:
-		path, query, has := strings.Cut(s.path, "?")
-		s.headers.Set("x-envoy-original-path", s.path)
-		s.path = a.regex.ReplaceAllString(path, a.substitute)
-		if has {
-			s.path += "?" + query
+		old, query, has := strings.Cut(s.path, "?")
+		if path = narrow([]rune(a.regex.ReplaceAllString(latin1(old), a.substitute))); path != "" && has {
+			path += "?" + query
 		}
 	}
+	if path != "" {
+		s.headers.Set("x-envoy-original-path", s.path)
+		s.path = path
+	}
+}
+
+// rewrite replaces that part of a path which the route's match names.
+type rewrite struct {
+	to     string // "": nothing is replaced
+	prefix string // what is replaced
+	whole  bool   // the whole path without its query: a regex names no part
+}
+
+func compileRewrite(m *routev3.RouteMatch, to string) rewrite {
+	return rewrite{to: to, prefix: m.GetPrefix() + m.GetPath() + m.GetPathSeparatedPrefix(), whole: m.GetSafeRegex() != nil}
+}
+
+// of rewrites a path with its query (RegexRouteEntryImpl::rewritePathHeader and its
+// like).
+func (r rewrite) of(path string) string {
+	n := len(r.prefix)
+	if r.whole {
+		if n = strings.IndexByte(path, '?'); n < 0 {
+			n = len(path)
+		}
+	}
+	if path[:n] == r.to {
+		return path
+	}
+	return r.to + path[n:]
 }

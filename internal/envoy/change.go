@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -10,17 +11,12 @@ import (
 // headerChange is what one level of the route configuration does to the
 // headers of requests and responses.
 type headerChange struct {
-	requestRemove, responseRemove []string
-	requestAdd, responseAdd       []headerOption
-	unmodelled                    string
+	request, response ResponseChange
+	unmodelled        string
 }
 
-type headerOption struct {
-	name, value string
-	action      corev3.HeaderValueOption_HeaderAppendAction
-}
-
-// changer is the part that RouteConfiguration, VirtualHost and Route share.
+// changer is the part that RouteConfiguration, VirtualHost, Route and a weighted
+// cluster share.
 type changer interface {
 	GetRequestHeadersToAdd() []*corev3.HeaderValueOption
 	GetRequestHeadersToRemove() []string
@@ -29,81 +25,79 @@ type changer interface {
 }
 
 func compileChange(c changer) (headerChange, error) {
-	out := headerChange{requestRemove: lowerAll(c.GetRequestHeadersToRemove()), responseRemove: lowerAll(c.GetResponseHeadersToRemove())}
+	var out headerChange
 	var err error
-	if out.requestAdd, err = out.options(c.GetRequestHeadersToAdd()); err != nil {
+	if out.request, err = out.compile(c.GetRequestHeadersToRemove(), c.GetRequestHeadersToAdd()); err != nil {
 		return out, err
 	}
-	out.responseAdd, err = out.options(c.GetResponseHeadersToAdd())
+	out.response, err = out.compile(c.GetResponseHeadersToRemove(), c.GetResponseHeadersToAdd())
 	return out, err
 }
 
-func (c *headerChange) options(in []*corev3.HeaderValueOption) ([]headerOption, error) {
-	if len(in) == 0 {
+// compile puts a level's changes in the order in which they are done: what is
+// removed, what is overwritten, what is added (HeaderParser::evaluateHeaders). Of
+// which headers there are some already is looked up before any is overwritten.
+func (c *headerChange) compile(remove []string, add []*corev3.HeaderValueOption) (ResponseChange, error) {
+	if len(remove)+len(add) == 0 {
 		return nil, nil
 	}
-	out := make([]headerOption, 0, len(in))
-	for _, o := range in {
-		h := headerOption{name: strings.ToLower(o.GetHeader().GetKey()), value: o.GetHeader().GetValue(), action: o.AppendAction}
-		//lint:ignore SA1019 Istio up to 1.17 still writes the deprecated field
-		if a := o.Append; a != nil && !a.Value {
-			h.action = corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD
+	out := make(ResponseChange, 0, len(remove)+len(add))
+	for _, name := range remove {
+		if !changeable(name) {
+			return nil, fmt.Errorf("header %s: pseudo headers and host may not be removed", name)
 		}
-		if strings.ContainsRune(h.value, '%') {
-			if plain := strings.ReplaceAll(h.value, "%%", ""); strings.ContainsRune(plain, '%') {
-				c.unmodelled = fmt.Sprintf("format string in header %s: %s", h.name, h.value)
-			}
-			h.value = strings.ReplaceAll(h.value, "%%", "%")
-		}
-		if h.name == ":path" || h.name == ":method" {
-			c.unmodelled = "header option for " + h.name
-		}
-		out = append(out, h)
+		out = append(out, HeaderOp{Action: RemoveHeader, Name: strings.ToLower(name)})
 	}
-	return out, nil
+	options := out[len(out):]
+	for _, o := range add {
+		op, keep, err := c.option(o)
+		if err != nil {
+			return nil, err
+		}
+		if keep {
+			options = append(options, op)
+		}
+	}
+	slices.SortStableFunc(options, func(a, b HeaderOp) int { return a.Action.rank() - b.Action.rank() })
+	for i := range options {
+		options[i].with = i > 0
+	}
+	return append(out, options...), nil
 }
 
-// apply does one option to a list of headers.
-func (o headerOption) apply(h *Headers) {
-	switch o.action {
-	case corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD:
-		h.Set(o.name, o.value)
-	case corev3.HeaderValueOption_OVERWRITE_IF_EXISTS:
-		if h.has(o.name) {
-			h.Set(o.name, o.value)
-		}
-	case corev3.HeaderValueOption_ADD_IF_ABSENT:
-		if !h.has(o.name) {
-			h.Add(o.name, o.value)
-		}
-	default:
-		h.Add(o.name, o.value)
+// option compiles a header option. An empty value changes nothing, unless it is to
+// be kept (HeadersToAddEntry::add_if_empty_): then the second result is false.
+func (c *headerChange) option(o *corev3.HeaderValueOption) (HeaderOp, bool, error) {
+	op := HeaderOp{Name: strings.ToLower(o.GetHeader().GetKey()), Value: o.GetHeader().GetValue(), Action: headerAction(o.AppendAction)}
+	if !changeable(op.Name) {
+		return op, false, fmt.Errorf("header %s: pseudo headers and host may not be changed", op.Name)
 	}
+	//lint:ignore SA1019 Istio up to 1.17 still writes the deprecated field
+	if a := o.Append; a != nil {
+		if o.AppendAction != corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD {
+			return op, false, fmt.Errorf("header %s: append and append_action are both set", op.Name)
+		}
+		if !a.Value {
+			op.Action = SetHeader
+		}
+	}
+	// Envoy looks at value alone, whatever raw_value says.
+	if extra := append(fieldsBut(o, "header", "append", "append_action", "keep_empty_value"), fieldsBut(o.Header, "key", "value", "raw_value")...); len(extra) > 0 {
+		c.unmodelled = strings.Join(extra, ", ")
+	}
+	if strings.ContainsRune(op.Value, '%') {
+		if plain := strings.ReplaceAll(op.Value, "%%", ""); strings.ContainsRune(plain, '%') {
+			c.unmodelled = fmt.Sprintf("format string in header %s: %s", op.Name, op.Value)
+		}
+		op.Value = strings.ReplaceAll(op.Value, "%%", "%")
+	}
+	return op, op.Value != "" || o.KeepEmptyValue, nil
 }
 
-// request applies the level's change to the request.
-func (c *headerChange) request(s *stream) {
-	for _, name := range c.requestRemove {
-		s.headers.Remove(name)
-	}
-	for _, o := range c.requestAdd {
-		if o.name == "host" || o.name == ":authority" {
-			s.authority = o.value
-			continue
-		}
-		o.apply(&s.headers)
-	}
-}
-
-// response appends the level's change of the response.
-func (c *headerChange) response(to ResponseChange) ResponseChange {
-	for _, name := range c.responseRemove {
-		to = append(to, HeaderOp{Action: RemoveHeader, Name: name})
-	}
-	for _, o := range c.responseAdd {
-		to = append(to, o.op())
-	}
-	return to
+// changeable is whether header options may name a header
+// (HeaderUtility::isModifiableHeader).
+func changeable(name string) bool {
+	return !strings.HasPrefix(name, ":") && !strings.EqualFold(name, "host")
 }
 
 func lowerAll(in []string) []string {

@@ -10,7 +10,7 @@ import (
 // manager refuse by its form alone. Sources, Envoy 1.40: balsa_parser.cc
 // (isUrlValid, isMethodValid), http1/codec_impl.cc (handlePath),
 // conn_manager_impl.cc (decodeHeaders); what HTTP/2 refuses was seen.
-func (s *stream) codec(req *Request, c *rarer) *Outcome {
+func (s *stream) codec(c *connManager, req *Request) *Outcome {
 	crowded := c.crowded(req)
 	if req.Protocol == "HTTP/2" {
 		if crowded {
@@ -26,12 +26,15 @@ func (s *stream) codec(req *Request, c *rarer) *Outcome {
 		return s.local(431, "Request Header Fields Too Large", "http1.too_many_headers")
 	case s.scheme != "" && s.scheme != "http" && s.scheme != "https":
 		return s.local(400, "Bad Request", "http1.invalid_scheme")
-	case s.scheme == "https" && s.tls == nil:
+	case s.scheme == "https" && s.tls == nil && c.useRemoteAddress && c.hops == 0: // Http1Settings::validate_scheme_
 		return s.local(403, "Forbidden", "http1.https_in_plaintext")
-	case req.Protocol == "HTTP/1.0":
+	case req.Protocol == "HTTP/1.0" && !c.oldHTTP:
 		return s.local(426, "Upgrade Required", "low_version")
 	case !validAuthority(req.Authority):
 		return s.local(400, "Bad Request", "http1.codec_error")
+	}
+	if req.Protocol == "HTTP/1.0" && req.Authority == "" {
+		req.Authority = c.oldHost
 	}
 	switch {
 	case req.Authority == "":

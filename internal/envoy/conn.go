@@ -63,9 +63,10 @@ type stream struct {
 	headers                                   Headers
 	source, destination                       netip.AddrPort
 	remote                                    netip.Addr // the client, as x-forwarded-for is trusted
-	protoless                                 bool       // x-forwarded-proto is there and empty: no route matches
-	keyless                                   string     // the keys that a token would need
-	hintless                                  string     // why it is not known whether a policy of action LOG matched
+	lost                                      lost
+	protoless                                 bool   // x-forwarded-proto is there and empty: no route matches
+	keyless                                   string // the keys that a token would need
+	hintless                                  string // why it is not known whether a policy of action LOG matched
 	metadata                                  metadata
 	upgrade                                   string
 	refused                                   bool           // the upgrade is none of those that are allowed
@@ -98,7 +99,7 @@ func (c *connManager) accept(req Request, s *stream) *Outcome {
 		return unknown(strings.Join(c.unmodelled, ", "))
 	}
 	s.protocol = req.Protocol
-	if o := s.codec(&req, &c.rarer); o != nil {
+	if o := s.codec(c, &req); o != nil {
 		return o
 	}
 	if o := c.rarer.form(s, &req); o != nil {

@@ -18,9 +18,7 @@ type direct struct {
 type redirect struct {
 	scheme, host string
 	path         string // replaces the path
-	prefix       string // the matched prefix, replaced by prefixTo
-	prefixTo     string
-	swapPrefix   bool
+	rewrite      rewrite
 	stripQuery   bool
 }
 
@@ -41,7 +39,7 @@ func compileDirect(r *routev3.Route) (*direct, []string) {
 		c.scheme = "https"
 	}
 	if p, ok := a.PathRewriteSpecifier.(*routev3.RedirectAction_PrefixRewrite); ok {
-		c.swapPrefix, c.prefixTo, c.prefix = true, p.PrefixRewrite, r.Match.GetPrefix()+r.Match.GetPath()+r.Match.GetPathSeparatedPrefix()
+		c.rewrite = compileRewrite(r.Match, p.PrefixRewrite)
 	}
 	status := map[routev3.RedirectAction_RedirectResponseCode]int{
 		routev3.RedirectAction_MOVED_PERMANENTLY: 301, routev3.RedirectAction_FOUND: 302, routev3.RedirectAction_SEE_OTHER: 303,
@@ -52,6 +50,9 @@ func compileDirect(r *routev3.Route) (*direct, []string) {
 
 // reply is the router's answer for a direct action (Router::Filter::decodeHeaders).
 func (d *direct) reply(s *stream, rt *route) *Outcome {
+	if o := rt.incomplete(s); o != nil {
+		return o
+	}
 	o := s.local(d.status, d.body, "direct_response")
 	if d.redirect != nil {
 		location, ok := d.redirect.location(s)
@@ -64,12 +65,7 @@ func (d *direct) reply(s *stream, rt *route) *Outcome {
 		if c.unmodelled != "" {
 			return unknown(c.unmodelled)
 		}
-		for _, name := range c.responseRemove {
-			o.Headers.Remove(name)
-		}
-		for _, h := range c.responseAdd {
-			h.apply(&o.Headers)
-		}
+		c.response.Apply(&o.Headers)
 	}
 	s.trace.add(Step{Stage: "router", Text: "answers by itself", Object: rt.info.Object()})
 	return o
@@ -89,13 +85,15 @@ func (r *redirect) location(s *stream) (string, bool) {
 	}
 	path, query, hasQuery := strings.Cut(s.path, "?")
 	switch {
+	case strings.Contains(r.path, "?"): // takes the place of the query too, and is not stripped
+		path, hasQuery = r.path, false
 	case r.path != "":
-		if strings.Contains(r.path, "?") {
-			return scheme + "://" + host + r.path, true
-		}
 		path = r.path
-	case r.swapPrefix:
-		path = r.prefixTo + path[len(r.prefix):]
+	case r.rewrite.to != "":
+		path, query, hasQuery = strings.Cut(r.rewrite.of(s.path), "?")
+	}
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
 	}
 	if hasQuery && !r.stripQuery {
 		path += "?" + query

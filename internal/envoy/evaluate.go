@@ -85,7 +85,10 @@ func (r router) decode(s *stream) *Outcome {
 	}
 	if !r.clusters[s.cluster()] {
 		s.reach("no cluster")
-		return s.local(503, "", "cluster_not_found")
+		return s.local(rt.action.notFound, "", "cluster_not_found")
+	}
+	if o := rt.incomplete(s); o != nil {
+		return o
 	}
 	if why := s.listener.respond(s); why != nil {
 		return why
@@ -143,7 +146,7 @@ func (s *stream) byRoute(o *Outcome) *Outcome {
 		if c.unmodelled != "" {
 			return unknown(c.unmodelled)
 		}
-		c.response(nil).Apply(&o.Headers)
+		c.response.Apply(&o.Headers)
 	}
 	return o
 }

@@ -22,9 +22,14 @@ func compile(t *testing.T, routes string, filters ...string) *Proxy {
 // comma behind it.
 func compileManager(t *testing.T, manager, routes string, filters ...string) *Proxy {
 	t.Helper()
+	for field, value := range map[string]string{"useRemoteAddress": "true", "normalizePath": "true"} {
+		if !strings.Contains(manager, `"`+field+`"`) {
+			manager += `"` + field + `":` + value + `,`
+		}
+	}
 	filters = append(filters, `{"name":"envoy.filters.http.router","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}`)
 	listener := fmt.Sprintf(`{"name":"l","address":{"socketAddress":{"address":"0.0.0.0","portValue":8080}},"filterChains":[{"filters":[{"name":"hcm","typedConfig":{
-	 "@type":"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager","statPrefix":"x","serverName":"istio-envoy","useRemoteAddress":true,"normalizePath":true,%s
+	 "@type":"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager","statPrefix":"x","serverName":"istio-envoy",%s
 	 "upgradeConfigs":[{"upgradeType":"websocket"}],"routeConfig":{"name":"r","validateClusters":false,"ignorePortInHostMatching":true,"virtualHosts":[{"name":"all","domains":["*"],"routes":[%s]}]},
 	 "httpFilters":[%s]}}]}]}`, manager, routes, strings.Join(filters, ","))
 	r, err := ParseResources([]json.RawMessage{json.RawMessage(listener)}, nil, []json.RawMessage{json.RawMessage(`{"name":"up"}`), json.RawMessage(`{"name":"other"}`)})
@@ -223,7 +228,7 @@ func TestResponseHeadersOfAnAllowingAuthorizer(t *testing.T) {
 	}}
 	req := Request{Source: netip.MustParseAddrPort("10.0.0.9:1"), Destination: netip.MustParseAddrPort("10.0.0.1:8080"), Protocol: "HTTP/1.1", Method: "GET", Authority: "a", Path: "/"}
 	o := p.Evaluate(req, env, nil)
-	if o.Kind != Forward || len(o.Response) != 2 || o.Response[0] != (HeaderOp{SetHeader, "x-set", "1", 0}) || o.Response[1] != (HeaderOp{AddHeader, "x-add", "1", 0}) {
+	if o.Kind != Forward || len(o.Response) != 2 || o.Response[0] != (HeaderOp{Action: SetHeader, Name: "x-set", Value: "1"}) || o.Response[1] != (HeaderOp{Action: AddHeader, Name: "x-add", Value: "1"}) {
 		t.Errorf("got %s %+v", o.Kind, o.Response)
 	}
 }

@@ -72,7 +72,7 @@ func compileFilter(f *hcmv3.HttpFilter, clusters map[string]bool) (filter, error
 		}
 		return fault{f.Name, config}, nil
 	case *mutationv3.HeaderMutation:
-		return compileHeaderMutation(f.Name, c), nil
+		return compileHeaderMutation(f.Name, c)
 	}
 	return notModelled{"filter " + f.Name + " (" + typeName(f.GetTypedConfig(), msg) + ")"}, nil
 }

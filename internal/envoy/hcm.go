@@ -14,12 +14,14 @@ import (
 type rarer struct {
 	slashes     hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction
 	underscores corev3.HttpProtocolOptions_HeadersWithUnderscoresAction
-	anyPort     bool // strip_any_host_port
-	ownPort     bool // strip_matching_host_port
-	dot         bool // strip_trailing_host_dot
-	hops        int  // xff_num_trusted_hops
-	keepXFF     bool // skip_xff_append
-	maxHeaders  int  // max_headers_count, 0 for the default
+	anyPort     bool   // strip_any_host_port
+	ownPort     bool   // strip_matching_host_port
+	dot         bool   // strip_trailing_host_dot
+	hops        int    // xff_num_trusted_hops
+	keepXFF     bool   // skip_xff_append
+	oldHTTP     bool   // accept_http_10
+	oldHost     string // default_host_for_http_10
+	maxHeaders  int    // max_headers_count, 0 for the default
 }
 
 // defaultHeaders is Http::DEFAULT_MAX_HEADERS_COUNT.
@@ -27,7 +29,8 @@ const defaultHeaders = 100
 
 func compileRarer(h *hcmv3.HttpConnectionManager) rarer {
 	return rarer{maxHeaders: int(h.GetCommonHttpProtocolOptions().GetMaxHeadersCount().GetValue()), slashes: h.PathWithEscapedSlashesAction, underscores: h.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction(), anyPort: h.GetStripAnyHostPort(), ownPort: h.StripMatchingHostPort,
-		dot: h.StripTrailingHostDot, hops: int(h.XffNumTrustedHops), keepXFF: h.SkipXffAppend}
+		dot: h.StripTrailingHostDot, hops: int(h.XffNumTrustedHops), keepXFF: h.SkipXffAppend,
+		oldHTTP: h.GetHttpProtocolOptions().GetAcceptHttp_10(), oldHost: h.GetHttpProtocolOptions().GetDefaultHostForHttp_10()}
 }
 
 // crowded tells whether a request has more headers than the codec takes. It counts the

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	mutationrulesv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 )
 
@@ -20,47 +19,55 @@ type headerMutation struct {
 
 // mutations are one level's changes of headers, in their order.
 type mutations struct {
-	request, response []mutation
+	request, response ResponseChange
 	unmodelled        []string
 }
 
-// mutation removes a header, or does what an option says.
-type mutation struct {
-	remove string
-	option headerOption
+func compileHeaderMutation(name string, c *mutationv3.HeaderMutation) (*headerMutation, error) {
+	m, err := compileMutations(c.GetMutations())
+	if err != nil {
+		return nil, fmt.Errorf("filter %s: %w", name, err)
+	}
+	m.unmodelled = append(m.unmodelled, fieldsBut(c, "mutations", "most_specific_header_mutations_wins")...)
+	return &headerMutation{name: name, mutations: m, outwards: c.MostSpecificHeaderMutationsWins}, nil
 }
 
-func compileHeaderMutation(name string, c *mutationv3.HeaderMutation) *headerMutation {
-	f := &headerMutation{name: name, mutations: compileMutations(c.GetMutations()), outwards: c.MostSpecificHeaderMutationsWins}
-	f.mutations.unmodelled = append(f.mutations.unmodelled, fieldsBut(c, "mutations", "most_specific_header_mutations_wins")...)
-	return f
-}
-
-func compileMutations(m *mutationv3.Mutations) *mutations {
+func compileMutations(m *mutationv3.Mutations) (*mutations, error) {
 	c := &mutations{unmodelled: fieldsBut(m, "request_mutations", "response_mutations")}
-	c.request, c.response = c.compile(m.GetRequestMutations()), c.compile(m.GetResponseMutations())
-	return c
+	var err error
+	if c.request, err = c.compile(m.GetRequestMutations()); err != nil {
+		return nil, err
+	}
+	c.response, err = c.compile(m.GetResponseMutations())
+	return c, err
 }
 
-func (c *mutations) compile(in []*mutationrulesv3.HeaderMutation) []mutation {
-	var out []mutation
+func (c *mutations) compile(in []*mutationrulesv3.HeaderMutation) (ResponseChange, error) {
+	var out ResponseChange
 	for _, m := range in {
 		switch a := m.Action.(type) {
 		case *mutationrulesv3.HeaderMutation_Remove:
-			out = append(out, mutation{remove: strings.ToLower(a.Remove)})
+			if strings.EqualFold(a.Remove, ":status") { // of a response: Envoy answers 502 instead
+				c.unmodelled = append(c.unmodelled, "a mutation that removes :status")
+			}
+			out = append(out, HeaderOp{Action: RemoveHeader, Name: strings.ToLower(a.Remove)})
 		case *mutationrulesv3.HeaderMutation_Append:
 			var change headerChange
-			options, err := change.options([]*corev3.HeaderValueOption{a.Append})
-			if err != nil || change.unmodelled != "" {
-				c.unmodelled = append(c.unmodelled, change.unmodelled)
-				continue
+			op, keep, err := change.option(a.Append)
+			if err != nil {
+				return nil, err
 			}
-			out = append(out, mutation{option: options[0]})
+			if change.unmodelled != "" {
+				c.unmodelled = append(c.unmodelled, change.unmodelled)
+			}
+			if keep {
+				out = append(out, op)
+			}
 		default:
 			c.unmodelled = append(c.unmodelled, fmt.Sprintf("HeaderMutation.%T", m.Action))
 		}
 	}
-	return out
+	return out, nil
 }
 
 // levels are the changes in force: the filter's own first; of the routes' the most
@@ -96,18 +103,66 @@ func (f *headerMutation) decode(s *stream) *Outcome {
 		return unknown(why)
 	}
 	for _, m := range levels {
-		for _, x := range m.request {
-			switch name := x.option.name; {
-			case x.remove != "":
-				s.headers.Remove(x.remove)
-			case name == ":authority" || name == "host":
-				s.authority = x.option.value
-			default:
-				x.option.apply(&s.headers)
+		m.request.Apply(&s.headers)
+		for _, op := range m.request {
+			if op.Action == RemoveHeader && isPseudo(op.Name) {
+				if why := s.lose(op.Name); why != "" {
+					return unknown("filter " + f.name + ": " + why)
+				}
 			}
 		}
 	}
 	s.reach("headers changed")
+	return nil
+}
+
+// lose takes Host or a pseudo header from the request. Header options may not, this
+// filter may (RemoveMutation::evaluateHeaders). What a filter behind it would make of
+// such a request is not modelled.
+func (s *stream) lose(name string) (unmodelled string) {
+	for i, f := range s.listener.filters[s.at+1:] {
+		switch f.filter.(type) {
+		case router, *headerMutation:
+		default:
+			if s.off&(1<<(s.at+1+i)) == 0 {
+				return "filter " + f.name + " behind one that removes " + name
+			}
+		}
+	}
+	switch name {
+	case ":authority", "host":
+		s.authority, s.lost.host = "", true
+	case ":path":
+		s.lost.path = true
+	case ":method":
+		s.lost.method = true
+	case ":scheme":
+		s.lost.scheme = true
+	}
+	return ""
+}
+
+// lost are the parts of a request that a filter removed.
+type lost struct{ host, path, method, scheme bool }
+
+// incomplete is the answer to a request that lacks what each must have: the router
+// finds out when it sends it (HeaderUtility::checkRequiredRequestHeaders in
+// UpstreamCodecFilter::decodeHeaders). One without Host is sent.
+func (rt *route) incomplete(s *stream) *Outcome {
+	if s.lost == (lost{}) {
+		return nil
+	}
+	a := rt.action
+	switch {
+	case a == nil:
+		return unknown("an answer of the route to a request whose pseudo headers a filter removed")
+	case s.lost.host && (a.hostRewrite != "" || s.branch.hostRewrite != ""), s.lost.path && (a.rewrite.to != "" || a.regex != nil):
+		return unknown("a rewrite of what a filter removed")
+	case s.lost.method:
+		return s.local(503, "missing required header: :method", "filter_removed_required_request_headers")
+	case s.lost.path:
+		return s.local(503, "missing required header: :path", "filter_removed_required_request_headers")
+	}
 	return nil
 }
 
@@ -119,12 +174,8 @@ func (f *headerMutation) respond(s *stream) *Outcome {
 		return unknown(why)
 	}
 	for _, m := range levels {
-		for _, x := range m.response {
-			if x.remove != "" {
-				s.answering(RemoveHeader, x.remove, "")
-			} else {
-				s.answering(headerAction(x.option.action), x.option.name, x.option.value)
-			}
+		for _, op := range m.response {
+			s.answering(op.Action, op.Name, op.Value)
 		}
 	}
 	return nil

@@ -85,7 +85,7 @@ func compilePerRoute(a *anypb.Any) (any, error) {
 	case *faultv3.HTTPFault:
 		return compileFault(c)
 	case *mutationv3.HeaderMutationPerRoute:
-		return compileMutations(c.GetMutations()), nil
+		return compileMutations(c.GetMutations())
 	case *extauthzv3.ExtAuthzPerRoute:
 		return c, nil
 	case *luav3.LuaPerRoute:

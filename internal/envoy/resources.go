@@ -3,9 +3,11 @@ package envoy
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	_ "github.com/cncf/xds/go/udpa/type/v1" // Istio wraps its own messages in this TypedStruct, or in xds.type.v3's
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -107,4 +109,39 @@ func RestoreUnlinked(v any) any {
 		return v
 	}
 	return v
+}
+
+// RewriteHosts reads routes as a proxy takes them that is older than Envoy 1.18: there
+// a header option for host sets it, and Istio up to 1.9 writes one where later ones
+// write host_rewrite_literal. Current Envoys refuse such a configuration.
+func (r *Resources) RewriteHosts() {
+	for _, rc := range r.Routes {
+		for _, vh := range rc.VirtualHosts {
+			for _, rt := range vh.Routes {
+				a := rt.GetRoute()
+				if host, rest := hostOption(rt.RequestHeadersToAdd); a != nil && host != "" && a.HostRewriteSpecifier == nil {
+					rt.RequestHeadersToAdd, a.HostRewriteSpecifier = rest, &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: host}
+				}
+				for _, c := range a.GetWeightedClusters().GetClusters() {
+					if host, rest := hostOption(c.RequestHeadersToAdd); host != "" && c.HostRewriteSpecifier == nil {
+						c.RequestHeadersToAdd, c.HostRewriteSpecifier = rest, &routev3.WeightedCluster_ClusterWeight_HostRewriteLiteral{HostRewriteLiteral: host}
+					}
+				}
+			}
+		}
+	}
+}
+
+// hostOption is the value of the only option that sets host, and the others.
+func hostOption(in []*corev3.HeaderValueOption) (host string, rest []*corev3.HeaderValueOption) {
+	for _, o := range in {
+		value := o.GetHeader().GetValue()
+		//lint:ignore SA1019 what those versions write
+		if !strings.EqualFold(o.GetHeader().GetKey(), "host") || o.Append == nil || o.Append.Value || strings.Contains(value, "%") || host != "" {
+			rest = append(rest, o)
+			continue
+		}
+		host = value
+	}
+	return host, rest
 }

@@ -68,6 +68,9 @@ func validRoutes(rc *routev3.RouteConfiguration) error {
 // (RouteEntryImplBase). clusters are those there are, nil for any.
 func refused(r *routev3.Route, clusters map[string]bool) error {
 	a := r.GetRoute()
+	if a.GetPrefixRewrite() != "" && (a.RegexRewrite != nil || r.Match.GetPathMatchPolicy() != nil) {
+		return errors.New("prefix_rewrite beside regex_rewrite or path_match_policy")
+	}
 	var named []string
 	for _, w := range a.GetWeightedClusters().GetClusters() {
 		if w.Weight == nil || (w.Name == "") == (w.ClusterHeader == "") {

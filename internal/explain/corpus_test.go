@@ -118,6 +118,7 @@ func golden(t *testing.T, release string, wl *topology.Workload) *world.Gateway 
 	if g.Resources, err = envoy.ParseResources(file.Listeners, file.Routes, nil); err != nil {
 		t.Fatal(err)
 	}
+	g.Resources.RewriteHosts()
 	for _, name := range append(file.Clusters, "outbound|80||isvc-sklearn-predictor-00001.kubeflow-user-example-com.svc.cluster.local") {
 		g.Resources.Clusters = append(g.Resources.Clusters, &clusterv3.Cluster{Name: name})
 	}

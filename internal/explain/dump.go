@@ -185,6 +185,7 @@ func (d *dump) gateway(w *world.World, alone bool) (*world.Gateway, error) {
 	if g.Resources, err = envoy.ParseResources(listeners, routes, clusters); err != nil {
 		return nil, err
 	}
+	g.Resources.RewriteHosts() // its Envoy took them, so it is one that takes that
 	if g.Proxy, err = envoy.Compile(g.Resources); err != nil {
 		return nil, err
 	}

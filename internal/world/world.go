@@ -149,7 +149,7 @@ func (w *World) translate(ctx context.Context, workloads []*topology.Workload, o
 			}
 		}
 		if g.Proxy, err = envoy.Compile(g.Resources); err != nil {
-			return fmt.Errorf("Envoy would refuse what Istio %s makes for %s: %w", out.Istio, wl, err)
+			return &RefusedError{Istio: out.Istio, Workload: wl, Resources: g.Resources, Err: err}
 		}
 		for _, f := range g.Proxy.Findings() {
 			w.Notes = append(w.Notes, strings.TrimPrefix(f.Object+": "+f.Text, ": "))
@@ -158,6 +158,20 @@ func (w *World) translate(ctx context.Context, workloads []*topology.Workload, o
 	}
 	return nil
 }
+
+// RefusedError is a configuration that Envoy would not take.
+type RefusedError struct {
+	Istio     string // the release that made it
+	Workload  *topology.Workload
+	Resources envoy.Resources
+	Err       error
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("Envoy would refuse what Istio %s makes for %s: %v", e.Istio, e.Workload, e.Err)
+}
+
+func (e *RefusedError) Unwrap() error { return e.Err }
 
 // warn keeps what makes every answer doubtful.
 func (w *World) warn(text string) {

@@ -171,6 +171,9 @@ func writeLocal(w http.ResponseWriter, o envoy.Outcome) {
 // forward sends the request on and streams the answer back.
 func (g *Gateway) forward(w http.ResponseWriter, req *http.Request, r *running, o envoy.Outcome) {
 	target, err := targetURL("http", hostOf(o.Cluster), o.Request.Path)
+	if o.Request.Authority == "" { // a filter took it away; net/http would send another
+		err = badRequest("got no host to send on")
+	}
 	if err != nil {
 		refuse(w, err)
 		return

@@ -26,6 +26,7 @@ const config = `{
   "statPrefix": "x", "serverName": "istio-envoy", "useRemoteAddress": true, "normalizePath": true, "upgradeConfigs": [{"upgradeType": "websocket"}],
   "routeConfig": {"name": "http.8080", "virtualHosts": [{"name": "all", "domains": ["*"], "routes": [
     {"match": {"prefix": "/slow"}, "route": {"cluster": "up", "timeout": "0.05s"}},
+    {"match": {"prefix": "/hostless"}, "route": {"cluster": "up", "timeout": "0s"}, "typedPerFilterConfig": {"m": {"@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute", "mutations": {"requestMutations": [{"remove": "host"}]}}}},
     {"match": {"prefix": "/gone"}, "route": {"cluster": "nobody", "timeout": "0s"}},
     {"match": {"prefix": "/"}, "route": {"cluster": "up", "timeout": "0s"}}]}]},
   "httpFilters": [
@@ -33,6 +34,7 @@ const config = `{
      "httpService": {"serverUri": {"uri": "http://auth", "cluster": "auth", "timeout": "1s"},
        "authorizationRequest": {"allowedHeaders": {"patterns": [{"exact": "cookie"}]}},
        "authorizationResponse": {"allowedUpstreamHeaders": {"patterns": [{"exact": "kubeflow-userid"}]}}}}},
+   {"name": "m", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"}},
    {"name": "envoy.filters.http.router", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]
  }}]}]}`
 
@@ -144,6 +146,7 @@ func TestRefusals(t *testing.T) {
 		{"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400},  // Envoy would pass it on; net/http does not read it
 		{"GET //%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400}, // net/http cannot send it on as it is
 		{"GET /ok HTTP/1.1\r\n\r\n", 400},
+		{"GET /hostless HTTP/1.1\r\nHost: a\r\n\r\n", 400}, // Envoy sends it on without a host
 		{"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n", 504},
 		{"GET /gone HTTP/1.1\r\nHost: a\r\n\r\n", 503},
 		{"GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n", 403},

@@ -74,15 +74,14 @@ func upstreamFailed(w http.ResponseWriter, req *http.Request, err error) {
 }
 
 func applyResponse(h http.Header, c envoy.ResponseChange) {
-	for _, op := range c {
-		there := len(h.Values(op.Name)) > 0
-		switch {
-		case op.Action == envoy.RemoveHeader:
+	c.Each(func(name string) bool { return len(h.Values(name)) > 0 }, func(op envoy.HeaderOp) {
+		switch op.Action {
+		case envoy.RemoveHeader:
 			h.Del(op.Name)
-		case op.Action == envoy.SetHeader, op.Action == envoy.SetHeaderIfThere && there:
+		case envoy.SetHeader:
 			h.Set(op.Name, op.Value)
-		case op.Action == envoy.AddHeader, op.Action == envoy.AddHeaderIfAbsent && !there:
+		default:
 			h.Add(op.Name, op.Value)
 		}
-	}
+	})
 }
