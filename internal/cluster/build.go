@@ -80,8 +80,8 @@ func (c *Cluster) make() {
 		c.working[p].Store(0)
 	}
 	if whole && !c.synced.Load() {
+		c.synced.Store(true) // before: who is told of the snapshot may ask for its age
 		c.options.Swap(c.snapshot)
-		c.synced.Store(true)
 	}
 }
 

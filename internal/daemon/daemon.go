@@ -79,7 +79,8 @@ type Daemon struct {
 	http       *http.Server
 	health     *health.Server
 	listeners  [2]net.Listener // gRPC and HTTP
-	synced     atomic.Bool
+	synced     atomic.Bool // a snapshot is in force
+	ready      atomic.Bool // and a live cluster's pods have been seen as they are
 	waited     atomic.Bool // longer than listen.patience
 	draining   atomic.Bool
 }
@@ -216,11 +217,34 @@ func (d *Daemon) swap(snap *authorizer.Snapshot, kinds map[string]int) (first bo
 	d.authorizer.Swap(snap)
 	d.metrics.swapped(kinds)
 	d.metrics.refused(snap.Map.Refusals())
-	if first = !d.synced.Swap(true); first {
-		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	first = !d.synced.Swap(true)
+	if d.cluster == nil {
+		d.serving()
 	}
 	d.fresh = true
 	return first
+}
+
+// serving says that models are judged.
+func (d *Daemon) serving() {
+	if !d.ready.Swap(true) && !d.draining.Load() {
+		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	}
+}
+
+// recognise waits until the pods of a live cluster are known as they are: a replica
+// that is ready before would refuse them where the one it replaces does not.
+func (d *Daemon) recognise(ctx context.Context) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !d.synced.Load() || time.Since(d.cluster.PodsKnown()) > authorizer.PodsBelieved/2 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	d.serving()
 }
 
 // patience makes posternd ready without the cluster's objects after a while:
@@ -232,7 +256,7 @@ func (d *Daemon) patience(ctx context.Context) {
 		return
 	case <-time.After(cmp.Or(d.config.Listen.Patience, defaultPatience)):
 	}
-	if d.waited.Store(true); !d.synced.Load() && !d.draining.Load() {
+	if d.waited.Store(true); !d.ready.Load() && !d.draining.Load() {
 		d.say("the cluster's objects are not read yet: ready for people's requests, models are answered not_synced")
 		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	}
@@ -325,6 +349,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	wg.Go(func() { d.patience(following) })
 	if d.cluster != nil {
 		wg.Go(func() { d.cluster.Run(following) })
+		wg.Go(func() { d.recognise(following) })
 	}
 	var err error
 	select {

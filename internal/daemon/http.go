@@ -15,9 +15,9 @@ func (d *Daemon) handler() http.Handler {
 		switch {
 		case d.draining.Load():
 			answer(w, http.StatusServiceUnavailable, "stopping")
-		case !d.synced.Load() && !d.waited.Load():
+		case !d.ready.Load() && !d.waited.Load():
 			answer(w, http.StatusServiceUnavailable, "the cluster's objects are not read yet")
-		case !d.synced.Load():
+		case !d.ready.Load():
 			answer(w, http.StatusOK, "ready for people; models wait for the cluster's objects")
 		default:
 			answer(w, http.StatusOK, "ready")
