@@ -79,9 +79,9 @@ type Daemon struct {
 	http       *http.Server
 	health     *health.Server
 	listeners  [2]net.Listener // gRPC and HTTP
-	synced     atomic.Bool // a snapshot is in force
-	ready      atomic.Bool // and a live cluster's pods have been seen as they are
-	waited     atomic.Bool // longer than listen.patience
+	synced     atomic.Bool     // a snapshot is in force
+	ready      atomic.Bool     // and a live cluster's pods have been seen as they are
+	waited     atomic.Bool     // longer than listen.patience
 	draining   atomic.Bool
 }
 
