@@ -23,10 +23,11 @@ func listenerOf(name, address, more, routes string, filters ...string) string {
 	 "httpFilters":[%s]}}]}]}`, name, address, more, routes, strings.Join(filters, ","))
 }
 
-// small is a gateway of one listener, for the clusters up and authservice.
+// small is a gateway of one listener, for the clusters up, authservice. and posternd.,
+// of which the last two are authorizers, by HTTP and by gRPC.
 func small(t *testing.T, listener string) envoy.Resources {
 	t.Helper()
-	return parse(t, []json.RawMessage{json.RawMessage(listener)}, nil, []json.RawMessage{json.RawMessage(`{"name":"up"}`), json.RawMessage(`{"name":"authservice."}`)})
+	return parse(t, []json.RawMessage{json.RawMessage(listener)}, nil, []json.RawMessage{json.RawMessage(`{"name":"up"}`), json.RawMessage(`{"name":"authservice."}`), json.RawMessage(`{"name":"posternd.","http2ProtocolOptions":{}}`)})
 }
 
 const everyPath = `{"match":{"prefix":"/"},"route":{"cluster":"up","timeout":"0s"}}`

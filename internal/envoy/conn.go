@@ -66,7 +66,7 @@ type stream struct {
 	lost                                      lost
 	protoless                                 bool   // x-forwarded-proto is there and empty: no route matches
 	keyless                                   string // the keys that a token would need
-	hintless                                  string // why it is not known whether a policy of action LOG matched
+	untold                                    string // why some metadata is not known
 	metadata                                  metadata
 	upgrade                                   string
 	refused                                   bool           // the upgrade is none of those that are allowed

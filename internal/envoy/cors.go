@@ -78,15 +78,17 @@ func (f cors) decode(s *stream) *Outcome {
 	if !s.choose() {
 		return unknown(s.unknown)
 	}
+	if s.route == nil || s.route.action == nil { // CorsFilter::decodeHeaders: a direct answer is none of its matter
+		s.reach("no policy")
+		return nil
+	}
 	var p *corsPolicy
 	switch c := s.perRoute(f.name).(type) {
 	case *corsPolicy:
 		p = c
 	case nil:
-		if s.route != nil {
-			if p = s.route.cors; p == nil {
-				p = s.route.host.cors
-			}
+		if p = s.route.cors; p == nil {
+			p = s.route.host.cors
 		}
 	default:
 		return unknown("route configuration of filter " + f.name)

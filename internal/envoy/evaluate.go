@@ -14,13 +14,6 @@ func (l *listener) run(s *stream) *Outcome {
 	if s.egress = l.conn.egress; s.egress && !s.choose() { // tracing looks at the route before any filter
 		return unknown(s.unknown)
 	}
-	if s.refused && s.choose() && s.route != nil {
-		o := s.local(403, "", "upgrade_failed")
-		if why := l.respond(s); why != nil {
-			return why
-		}
-		return o
-	}
 	if l.routes.switches || l.off != 0 {
 		if !s.choose() {
 			return unknown(s.unknown)
@@ -31,6 +24,13 @@ func (l *listener) run(s *stream) *Outcome {
 				s.off |= 1 << i
 			}
 		}
+	}
+	if s.refused && s.choose() && s.route != nil {
+		o := s.local(403, "", "upgrade_failed")
+		if why := l.respond(s); why != nil {
+			return why
+		}
+		return o
 	}
 	for i, f := range l.filters {
 		s.at = i

@@ -167,8 +167,8 @@ func (f *extAuthz) decode(s *stream) *Outcome {
 			return unknown(s.unknown)
 		}
 	}
-	if s.hintless != "" && slices.Contains(f.meta, commonNamespace) {
-		return unknown(s.hintless)
+	if slices.ContainsFunc(f.meta, func(ns string) bool { return !s.metadata.known(ns) }) {
+		return unknown(s.untold)
 	}
 	if s.env.Authorize == nil {
 		return unknown("the answer of authorizer " + f.cluster)

@@ -312,7 +312,7 @@ func (f *filterChain) handshake(s *stream) *Outcome {
 
 // accept judges the connection on its first byte.
 func (r networkRBAC) accept(s *stream) *Outcome {
-	p, t := r.rules.decide(s)
+	p, t, _ := r.rules.decide(s)
 	name := p.name
 	if t == maybe && r.rules.action != rbacconfigv3.RBAC_LOG {
 		return unknown(fmt.Sprintf("network RBAC policy %s: %s", name, s.unknown))

@@ -3,6 +3,7 @@ package envoy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 
@@ -17,7 +18,7 @@ type metadata []metadatum
 
 type metadatum struct {
 	namespace, key string
-	value          *structpb.Value
+	value          *structpb.Value // nil: not known
 }
 
 func (m *metadata) set(namespace, key string, value *structpb.Value) {
@@ -44,21 +45,28 @@ func (m metadata) namespace(name string) *structpb.Struct {
 	return out
 }
 
-// at follows a path of keys; nil when there is no such value.
-func (m metadata) at(namespace string, path []string) *structpb.Value {
+// at follows a path of keys; nil when there is no such value. False: it is not known.
+func (m metadata) at(namespace string, path []string) (*structpb.Value, bool) {
 	if len(path) == 0 {
-		return nil
+		return nil, true
 	}
 	var v *structpb.Value
 	for i := range m {
 		if m[i].namespace == namespace && m[i].key == path[0] {
-			v = m[i].value
+			if v = m[i].value; v == nil {
+				return nil, false
+			}
 		}
 	}
 	for _, key := range path[1:] {
 		v = v.GetStructValue().GetFields()[key]
 	}
-	return v
+	return v, true
+}
+
+// known tells whether all of a namespace is.
+func (m metadata) known(namespace string) bool {
+	return !slices.ContainsFunc(m, func(d metadatum) bool { return d.namespace == namespace && d.value == nil })
 }
 
 // predicate is one permission or principal.
@@ -82,15 +90,16 @@ type policy struct {
 type rbacFilter struct {
 	name          string
 	rules, shadow *policySet
-	// keys of the shadow rules' result in the metadata
-	shadowPolicy, shadowResult string
+	// keys of the results in the metadata
+	shadowPolicy, shadowResult, enforcedPolicy, enforcedResult string
 }
 
 func compileRBAC(name string, c *rbacv3.RBAC) (filter, error) {
 	if extra := fieldsBut(c, "rules", "shadow_rules", "shadow_rules_stat_prefix", "rules_stat_prefix", "track_per_rule_stats"); len(extra) > 0 {
 		return notModelled{strings.Join(extra, ", ")}, nil
 	}
-	f := &rbacFilter{name: name, shadowPolicy: c.ShadowRulesStatPrefix + "shadow_effective_policy_id", shadowResult: c.ShadowRulesStatPrefix + "shadow_engine_result"}
+	f := &rbacFilter{name: name, shadowPolicy: c.ShadowRulesStatPrefix + "shadow_effective_policy_id", shadowResult: c.ShadowRulesStatPrefix + "shadow_engine_result",
+		enforcedPolicy: c.RulesStatPrefix + "enforced_effective_policy_id", enforcedResult: c.RulesStatPrefix + "enforced_engine_result"}
 	var err error
 	if f.rules, err = compilePolicies(c.Rules); err != nil {
 		return nil, fmt.Errorf("filter %s: %w", name, err)
@@ -182,13 +191,13 @@ func (set *policySet) match(s *stream) (*policy, truth) {
 }
 
 // decide is match where only whether some policy matches counts: one that does
-// outweighs one before it that is not known.
-func (set *policySet) decide(s *stream) (*policy, truth) {
+// outweighs one before it that is not known. The text is what was not known.
+func (set *policySet) decide(s *stream) (*policy, truth, string) {
 	first, why := &nobody, ""
 	for i := range set.policies {
 		switch set.policies[i].holds(s) {
 		case yes:
-			return &set.policies[i], yes
+			return &set.policies[i], yes, why
 		case maybe:
 			if first == &nobody {
 				first, why = &set.policies[i], s.unknown
@@ -196,10 +205,10 @@ func (set *policySet) decide(s *stream) (*policy, truth) {
 		}
 	}
 	if first == &nobody {
-		return first, no
+		return first, no, ""
 	}
 	s.unknown = why
-	return first, maybe
+	return first, maybe, why
 }
 
 // named is the filter under another name.
@@ -237,7 +246,12 @@ func (f *rbacFilter) decode(s *stream) *Outcome {
 	if f.rules == nil {
 		return nil
 	}
-	p, t := f.rules.decide(s)
+	p, t, why := f.rules.decide(s)
+	left := p
+	if why != "" {
+		left, s.untold = &policy{name: p.name}, why // another may be the first
+	}
+	f.leave(s, left, f.rules.lets(t), f.enforcedPolicy, f.enforcedResult)
 	if f.rules.action == rbacconfigv3.RBAC_LOG {
 		f.log(s, p, t)
 		return nil
@@ -274,34 +288,34 @@ func (set *policySet) lets(t truth) bool {
 // look for it; ext_authz can be told of it too.
 func (f *rbacFilter) log(s *stream, p *policy, t truth) {
 	if t == maybe {
-		s.hintless = fmt.Sprintf("RBAC policy %s, whose match a filter is told of: %s", p.name, s.unknown)
+		s.metadata.set("envoy.common", "access_log_hint", nil)
 		return
 	}
 	f.rules.reach(s, "", p.name, t)
-	s.metadata.set(commonNamespace, "access_log_hint", structpb.NewBoolValue(t == yes))
+	s.metadata.set("envoy.common", "access_log_hint", hints[t == yes])
 	if s.trace != nil && t == yes {
 		object, rule := istioPolicy(p.name)
 		s.trace.add(Step{Stage: f.name, Text: "matches and is logged, no more", Object: object, Rule: rule})
 	}
 }
 
-// commonNamespace holds what several of Envoy's filters share
-// (DynamicMetadataKeys in filters/common/rbac/utility.h).
-const commonNamespace = "envoy.common"
+var (
+	results = map[bool]*structpb.Value{true: structpb.NewStringValue("allowed"), false: structpb.NewStringValue("denied")}
+	hints   = map[bool]*structpb.Value{true: structpb.NewBoolValue(true), false: structpb.NewBoolValue(false)}
+)
 
-var allowedValue, deniedValue = structpb.NewStringValue("allowed"), structpb.NewStringValue("denied")
-
-// record leaves the shadow engine's result as dynamic metadata, where ext_authz
-// finds it (RoleBasedAccessControlFilter::evaluateShadowEngine).
-func (f *rbacFilter) record(s *stream, p *policy, t truth) {
-	result := deniedValue
-	if f.shadow.lets(t) {
-		result = allowedValue
-	}
+// leave puts a set's result and the policy that matched into the dynamic metadata
+// (RoleBasedAccessControlFilter::evaluateShadowEngine, evaluateEnforcedEngine).
+func (f *rbacFilter) leave(s *stream, p *policy, allowed bool, policyKey, resultKey string) {
 	if p.name != "" {
-		s.metadata.set("envoy.filters.http.rbac", f.shadowPolicy, p.value)
+		s.metadata.set("envoy.filters.http.rbac", policyKey, p.value)
 	}
-	s.metadata.set("envoy.filters.http.rbac", f.shadowResult, result)
+	s.metadata.set("envoy.filters.http.rbac", resultKey, results[allowed])
+}
+
+// record leaves the shadow rules' result, by which ext_authz knows whether to ask.
+func (f *rbacFilter) record(s *stream, p *policy, t truth) {
+	f.leave(s, p, f.shadow.lets(t), f.shadowPolicy, f.shadowResult)
 	if s.trace == nil {
 		return
 	}

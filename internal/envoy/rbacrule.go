@@ -168,11 +168,11 @@ func metadataPredicate(m *matcherv3.MetadataMatcher) (predicate, error) {
 	}
 	return func(s *stream) truth {
 		t := no
-		if v := s.metadata.at(m.Filter, path); v != nil {
+		switch v, known := s.metadata.at(m.Filter, path); {
+		case !known:
+			s.unknown, t = s.untold, maybe
+		case v != nil:
 			t = value(s, v)
-		}
-		if m.Filter == commonNamespace && s.hintless != "" {
-			s.unknown, t = s.hintless, maybe
 		}
 		if m.Filter == istioAuthn && s.istioAuthnSpeaks() {
 			s.unknown = "what Istio's own filter istio_authn says of the caller, which Envoy does not have"

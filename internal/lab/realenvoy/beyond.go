@@ -54,14 +54,15 @@ func reaches(typeURL string) bool {
 	return false
 }
 
-// harmless is Kubeflow's own script, which the engine knows, or a route that runs none.
+// harmless is Kubeflow's own script, which the engine knows, or a route that runs none
+// or the listener's.
 func harmless(v map[string]any) bool {
 	code, _ := v["inlineCode"].(string)
 	if source, ok := v["defaultSourceCode"].(map[string]any); ok && code == "" {
 		code, _ = source["inlineString"].(string)
 	}
 	t, _ := v["@type"].(string)
-	if off, _ := v["disabled"].(bool); off && len(v) == 2 && strings.HasSuffix(t, ".http.lua.v3.LuaPerRoute") {
+	if off, _ := v["disabled"].(bool); strings.HasSuffix(t, ".http.lua.v3.LuaPerRoute") && (off && len(v) == 2 || len(v) == 1) {
 		return true
 	}
 	return len(v) == 2 && strings.HasSuffix(t, ".http.lua.v3.Lua") && envoy.KnownLua(code)

@@ -24,6 +24,7 @@ func TestConfigurationsThatReachBeyondEnvoy(t *testing.T) {
 		{"a script of a route's", "", `, "typedPerFilterConfig": {"l": {"@type": "` + extensions + `filters.http.lua.v3.LuaPerRoute", "sourceCode": {"inlineString": "x"}}}`, "LuaPerRoute"},
 		{"no script on a route", "", `, "typedPerFilterConfig": {"l": {"@type": "` + extensions + `filters.http.lua.v3.LuaPerRoute", "disabled": true}}`, ""},
 		{"in a TypedStruct", `{"name": "l", "typedConfig": {"@type": "type.googleapis.com/xds.type.v3.TypedStruct", "typeUrl": "` + extensions + `filters.http.lua.v3.Lua", "value": {"inlineCode": "os.execute('id')"}}},`, "", "lua.v3.Lua"},
+		{"the listener's script on a route", "", `, "typedPerFilterConfig": {"l": {"@type": "` + extensions + `filters.http.lua.v3.LuaPerRoute"}}`, ""},
 		{"native code", `{"name": "g", "typedConfig": {"@type": "` + extensions + `filters.http.golang.v3alpha.Config", "libraryPath": "/tmp/x.so"}},`, "", "golang"},
 		{"a file as an answer", "", `, "directResponse": {"status": 200, "body": {"filename": "/etc/passwd"}}`, "filename"},
 		{"a variable as an answer", "", `, "directResponse": {"status": 200, "body": {"environmentVariable": "HOME"}}`, "environmentVariable"},
