@@ -59,6 +59,11 @@ func Live(value map[string]any) (*Object, error) {
 		}
 	}
 	o.JSON = nil
+	if m, ok := o.Value.(metav1.Object); ok { // one copy is enough
+		m.SetLabels(o.Meta.Labels)
+		m.SetAnnotations(o.Meta.Annotations)
+		m.SetOwnerReferences(o.Meta.OwnerReferences)
+	}
 	return o, nil
 }
 
