@@ -288,7 +288,7 @@ func (v vocabulary) twist(r *rand.Rand, q *request) {
 			pick(r, []string{"evil@example.com", "1.2.3.4", "https", "", "a,b"}))
 	case 4:
 		q.headers.Add(pick(r, []string{"x-envoy-internal", "x-envoy-retry-on", "x-envoy-original-path", "x-envoy-original-host", "x-envoy-decorator-operation", "x-envoy-external-address", "x-envoy-expected-rq-timeout-ms",
-			"x-envoy-max-retries", "x-envoy-attempt-count", "x-envoy-upstream-rq-timeout-ms", "x-envoy-peer-metadata", "x-envoy-hedge-on-per-try-timeout", "x-envoy-force-trace", "x-request-id"}), "5")
+			"x-envoy-max-retries", "x-envoy-attempt-count", "x-envoy-upstream-rq-timeout-ms", "x-envoy-peer-metadata", "x-envoy-hedge-on-per-try-timeout", "x-envoy-force-trace", "x-envoy-auth-failure-mode-allowed", "x-request-id"}), "5")
 	case 5:
 		name := pick(r, v.names)
 		q.headers.Add(name, "1")

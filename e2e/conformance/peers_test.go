@@ -268,6 +268,9 @@ func option(name, value string, action corev3.HeaderValueOption_HeaderAppendActi
 func grpcRule(in *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	const overwrite, appendOrAdd = corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD, corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD
 	http := in.GetAttributes().GetRequest().GetHttp()
+	if a := optionAnswer(http.GetPath()); a != nil {
+		return a, nil
+	}
 	denied := func(code int32, body string, headers ...*corev3.HeaderValueOption) *authv3.CheckResponse {
 		return &authv3.CheckResponse{Status: &status.Status{Code: int32(codes.PermissionDenied)}, HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
 			Status: &typev3.HttpStatus{Code: typev3.StatusCode(code)}, Headers: headers, Body: body}}}

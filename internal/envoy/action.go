@@ -176,7 +176,9 @@ func (rt *route) forward(s *stream) *Outcome {
 	if s.authority != original {
 		s.headers.Set("x-envoy-original-host", original)
 	}
-	a.rewritePath(s)
+	if !a.rewritePath(s) {
+		return unknown("a rewrite of a path that is no longer the one the route matched")
+	}
 	timeout := a.timeouts.apply(s)
 	if s.trace != nil {
 		s.trace.add(Step{Stage: "router", Text: fmt.Sprintf("%s http://%s%s to %s", s.method, s.authority, s.path, s.cluster()), Object: rt.info.Object()})
@@ -189,12 +191,12 @@ func (rt *route) forward(s *stream) *Outcome {
 }
 
 // rewritePath replaces the matched prefix, or what a regex matches of the path
-// without its query. What would become empty stays.
-func (a *action) rewritePath(s *stream) {
-	path := ""
+// without its query. What would become empty stays. False: a filter changed the path.
+func (a *action) rewritePath(s *stream) bool {
+	path, ok := "", true
 	switch {
 	case a.rewrite.to != "":
-		path = a.rewrite.of(s.path)
+		path, ok = a.rewrite.of(s.path)
 	case a.regex != nil:
 		old, query, has := strings.Cut(s.path, "?")
 		if path = narrow([]rune(a.regex.ReplaceAllString(latin1(old), a.substitute))); path != "" && has {
@@ -205,6 +207,7 @@ func (a *action) rewritePath(s *stream) {
 		s.headers.Set("x-envoy-original-path", s.path)
 		s.path = path
 	}
+	return ok
 }
 
 // rewrite replaces that part of a path which the route's match names.
@@ -219,16 +222,18 @@ func compileRewrite(m *routev3.RouteMatch, to string) rewrite {
 }
 
 // of rewrites a path with its query (RegexRouteEntryImpl::rewritePathHeader and its
-// like).
-func (r rewrite) of(path string) string {
+// like). False: the path does not begin so.
+func (r rewrite) of(path string) (string, bool) {
 	n := len(r.prefix)
 	if r.whole {
 		if n = strings.IndexByte(path, '?'); n < 0 {
 			n = len(path)
 		}
+	} else if n > len(path) || !strings.EqualFold(path[:n], r.prefix) {
+		return "", false
 	}
 	if path[:n] == r.to {
-		return path
+		return path, true
 	}
-	return r.to + path[n:]
+	return r.to + path[n:], true
 }

@@ -57,7 +57,7 @@ func (d *direct) reply(s *stream, rt *route) *Outcome {
 	if d.redirect != nil {
 		location, ok := d.redirect.location(s)
 		if !ok {
-			return unknown("a redirect of a host with a port")
+			return unknown("a redirect of a host with a port, or of a path that is no longer the one the route matched")
 		}
 		o.Headers.Set("location", location)
 	}
@@ -90,7 +90,11 @@ func (r *redirect) location(s *stream) (string, bool) {
 	case r.path != "":
 		path = r.path
 	case r.rewrite.to != "":
-		path, query, hasQuery = strings.Cut(r.rewrite.of(s.path), "?")
+		rewritten, ok := r.rewrite.of(s.path)
+		if !ok {
+			return "", false
+		}
+		path, query, hasQuery = strings.Cut(rewritten, "?")
 	}
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path

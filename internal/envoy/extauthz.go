@@ -227,7 +227,7 @@ func (f *extAuthz) fails(s *stream, err error) *Outcome {
 	s.reach("failed")
 	if f.failOpen {
 		if f.failMark {
-			s.headers.Set("x-envoy-auth-failure-mode-allowed", "true")
+			s.headers.Add("x-envoy-auth-failure-mode-allowed", "true")
 		}
 		s.trace.add(Step{Stage: f.name, Text: "the authorizer " + f.cluster + " failed and failure_mode_allow lets the request through"})
 		return nil
@@ -283,11 +283,15 @@ func (f *extAuthz) grpcAnswer(s *stream, a Answer) *Outcome {
 		}
 	}
 	if codes.Code(r.GetStatus().GetCode()) != codes.OK {
+		if r.GetErrorResponse() != nil {
+			return unknown("authorizer's answer: CheckResponse.error_response")
+		}
 		status := int(r.GetDeniedResponse().GetStatus().GetCode())
 		if status == 0 {
 			status = 403
 		}
-		return f.refuse(s, status, options(r.GetDeniedResponse().GetHeaders()), r.GetDeniedResponse().GetBody())
+		set, _ := options(r.GetDeniedResponse().GetHeaders())
+		return f.refuse(s, status, set, r.GetDeniedResponse().GetBody())
 	}
 	ok := r.GetOkResponse()
 	if extra := fieldsBut(ok, "headers", "headers_to_remove", "response_headers_to_add"); len(extra) > 0 {
@@ -295,34 +299,34 @@ func (f *extAuthz) grpcAnswer(s *stream, a Answer) *Outcome {
 	}
 	change := okChange{remove: lowerAll(ok.GetHeadersToRemove())}
 	for _, o := range ok.GetResponseHeadersToAdd() {
-		h := Header{strings.ToLower(o.GetHeader().GetKey()), headerValue(o.GetHeader())}
-		change.response = append(change.response, HeaderOp{Action: headerAction(o.AppendAction), Name: h.Name, Value: h.Value})
-	}
-	for _, o := range ok.GetHeaders() {
-		h := Header{strings.ToLower(o.GetHeader().GetKey()), headerValue(o.GetHeader())}
-		//lint:ignore SA1019 the deprecated field decides when it is set (Envoy grpc_client_impl)
-		if o.GetAppend().GetValue() {
-			change.appendTo = append(change.appendTo, h)
-		} else { // append_action does not count in this list
-			change.set = append(change.set, h)
+		op := HeaderOp{Name: strings.ToLower(o.GetHeader().GetKey()), Value: o.GetHeader().GetValue(), Action: headerAction(o.AppendAction)}
+		//lint:ignore SA1019 the deprecated field decides when it is set
+		if a := o.Append; a != nil {
+			op.Action = map[bool]HeaderAction{true: AddHeader, false: SetHeader}[a.Value]
 		}
+		change.response = append(change.response, op)
 	}
+	// Filter::encodeHeaders: what is added, overwritten, added where there is none, overwritten where there is one.
+	order := map[HeaderAction]int{AddHeader: 0, SetHeader: 1, AddHeaderIfAbsent: 2, SetHeaderIfThere: 3}
+	slices.SortStableFunc(change.response, func(a, b HeaderOp) int { return order[a.Action] - order[b.Action] })
+	change.set, change.appendTo = options(ok.GetHeaders())
 	return f.allow(s, change)
 }
 
-func options(in []*corev3.HeaderValueOption) Headers {
-	var out Headers
+// options are what an answer sets and what it appends to, which the deprecated field
+// append tells apart; append_action, keep_empty_value and raw_value count for nothing
+// (copyHeaderFieldIntoResponse of Envoy's grpc_impl).
+func options(in []*corev3.HeaderValueOption) (set, appendTo Headers) {
 	for _, o := range in {
-		out.Add(strings.ToLower(o.GetHeader().GetKey()), headerValue(o.GetHeader()))
+		h := Header{strings.ToLower(o.GetHeader().GetKey()), o.GetHeader().GetValue()}
+		//lint:ignore SA1019 see above
+		if o.GetAppend().GetValue() {
+			appendTo = append(appendTo, h)
+		} else {
+			set = append(set, h)
+		}
 	}
-	return out
-}
-
-func headerValue(h *corev3.HeaderValue) string {
-	if len(h.GetRawValue()) > 0 {
-		return string(h.GetRawValue())
-	}
-	return h.GetValue()
+	return set, appendTo
 }
 
 // okChange is what an authorizer that allows wants changed.
@@ -337,12 +341,15 @@ func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
 		s.clearRoute()
 	}
 	for _, h := range c.set {
-		s.headers.Set(h.Name, h.Value)
+		if !s.set(h) {
+			return unknown("an authorizer that sets " + h.Name)
+		}
 	}
 	for _, h := range c.appendTo {
-		if old, ok := s.headers.Get(h.Name); ok {
-			s.headers.Set(h.Name, old+","+h.Value)
+		if !changeable(h.Name) {
+			return unknown("an authorizer that appends to " + h.Name)
 		}
+		s.headers.join(h.Name, h.Value) // only where there is one: HeaderMapImpl::appendCopy
 	}
 	for _, name := range c.remove {
 		if !strings.HasPrefix(name, ":") && name != "host" {
@@ -350,6 +357,9 @@ func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
 		}
 	}
 	for _, op := range c.response {
+		if strings.HasPrefix(op.Name, ":") {
+			return unknown("an authorizer that adds " + op.Name + " to an answer")
+		}
 		s.answering(op.Action, op.Name, op.Value)
 	}
 	s.reach("allowed")
@@ -359,9 +369,36 @@ func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
 	return nil
 }
 
+// set sets a header of the request, which may be its host, path, method or scheme.
+// False: what Envoy makes of it is not modelled.
+func (s *stream) set(h Header) bool {
+	switch h.Name {
+	case ":authority", "host":
+		s.authority = h.Value
+	case ":path":
+		s.path = h.Value
+		return h.Value != ""
+	case ":method":
+		ordinary := s.method != "HEAD" && h.Value != "HEAD" && h.Value != "CONNECT" && h.Value != ""
+		s.method = h.Value
+		return ordinary
+	case ":scheme":
+		s.scheme = h.Value
+	default:
+		s.headers.Set(h.Name, h.Value)
+		return h.Name != "" && h.Name[0] != ':'
+	}
+	return true
+}
+
 func (f *extAuthz) refuse(s *stream, status int, headers Headers, body string) *Outcome {
 	s.reach("refused")
 	s.trace.add(Step{Stage: f.name, Text: fmt.Sprintf("refused by %s with %d", f.cluster, status)})
+	for _, h := range headers {
+		if strings.HasPrefix(h.Name, ":") {
+			return unknown("an authorizer that sets " + h.Name + " in its refusal")
+		}
+	}
 	o := s.local(status, body, "ext_authz_denied")
 	_, grpc := o.Headers.Get("grpc-status")
 	own := func(name string) bool { // what the local reply decides by itself (Http::Utility::prepareLocalReply)

@@ -228,7 +228,7 @@ func TestResponseHeadersOfAnAllowingAuthorizer(t *testing.T) {
 	}}
 	req := Request{Source: netip.MustParseAddrPort("10.0.0.9:1"), Destination: netip.MustParseAddrPort("10.0.0.1:8080"), Protocol: "HTTP/1.1", Method: "GET", Authority: "a", Path: "/"}
 	o := p.Evaluate(req, env, nil)
-	if o.Kind != Forward || len(o.Response) != 2 || o.Response[0] != (HeaderOp{Action: SetHeader, Name: "x-set", Value: "1"}) || o.Response[1] != (HeaderOp{Action: AddHeader, Name: "x-add", Value: "1"}) {
+	if o.Kind != Forward || len(o.Response) != 2 || o.Response[0] != (HeaderOp{Action: AddHeader, Name: "x-add", Value: "1"}) || o.Response[1] != (HeaderOp{Action: SetHeader, Name: "x-set", Value: "1"}) {
 		t.Errorf("got %s %+v", o.Kind, o.Response)
 	}
 }

@@ -2,9 +2,15 @@ package envoy
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // What Envoy 1.40 does with header options, rewrites and the like, each seen with it
@@ -256,5 +262,92 @@ func TestRewriteHosts(t *testing.T) {
 	one, two := table.any.routes[0], table.any.routes[1]
 	if one.action.hostRewrite != "b" || len(one.change.request) != 1 || two.action.clusters[0].hostRewrite != "b" {
 		t.Errorf("got hosts %q and %q, and the options %v", one.action.hostRewrite, two.action.clusters[0].hostRewrite, one.change.request)
+	}
+}
+
+// What a gRPC authorizer's header options do (copyHeaderFieldIntoResponse, and the
+// filter's onComplete and encodeHeaders).
+func TestOptionsOfAuthorizers(t *testing.T) {
+	const add, ifAbsent, set, ifThere = corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD, corev3.HeaderValueOption_ADD_IF_ABSENT, corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD, corev3.HeaderValueOption_OVERWRITE_IF_EXISTS
+	option := func(name, value string, action corev3.HeaderValueOption_HeaderAppendAction) *corev3.HeaderValueOption {
+		return &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: name, Value: value}, AppendAction: action}
+	}
+	old := func(name, value string, yes bool) *corev3.HeaderValueOption {
+		return &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: name, Value: value}, Append: wrapperspb.Bool(yes)}
+	}
+	raw := &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: "x-r", RawValue: []byte("1")}, AppendAction: set}
+	p := compile(t, catchAll, `{"name":"a","typedConfig":{`+filterType+`ext_authz.v3.ExtAuthz","grpcService":{"envoyGrpc":{"clusterName":"up"}}}}`)
+	for _, tt := range []struct {
+		options                   []*corev3.HeaderValueOption
+		request, response, denial string // x-r; the request has "a" and "b", the upstream's answer "c"
+	}{
+		{[]*corev3.HeaderValueOption{option("x-r", "1", add)}, "1", "c,1", "1"},
+		{[]*corev3.HeaderValueOption{option("x-r", "", ifAbsent)}, "", "c", ""},
+		{[]*corev3.HeaderValueOption{option("x-r", "1", ifThere)}, "1", "1", "1"},
+		{[]*corev3.HeaderValueOption{option("x-r", "1", set), option("x-r", "2", add)}, "2", "1", "1,2"},
+		{[]*corev3.HeaderValueOption{old("x-r", "1", true)}, "a,1,b", "c,1", "-"},
+		{[]*corev3.HeaderValueOption{old("x-r", "", true)}, "a,b", "c,", "-"},
+		{[]*corev3.HeaderValueOption{old("x-r", "1", false)}, "1", "1", "1"},
+		{[]*corev3.HeaderValueOption{old("x-n", "1", true)}, "a,b", "c", "-"},
+		{[]*corev3.HeaderValueOption{raw}, "", "", ""},
+	} {
+		evaluate := func(r *authv3.CheckResponse) Outcome {
+			req := get("/")
+			req.Headers = Headers{{"x-r", "a"}, {"x-r", "b"}}
+			return p.Evaluate(req, Env{Authorize: func(Check) Answer { return Answer{GRPC: r} }}, nil)
+		}
+		if got := valueOf(evaluate(&authv3.CheckResponse{HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{Headers: tt.options}}}).Request.Headers, "x-r"); got != tt.request {
+			t.Errorf("%v: got %q in the request, want %q", tt.options, got, tt.request)
+		}
+		answer := Headers{{"x-r", "c"}}
+		o := evaluate(&authv3.CheckResponse{HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{ResponseHeadersToAdd: tt.options}}})
+		if o.Response.Apply(&answer); valueOf(answer, "x-r") != tt.response {
+			t.Errorf("%v: got %q in the answer, want %q", tt.options, valueOf(answer, "x-r"), tt.response)
+		}
+		o = evaluate(&authv3.CheckResponse{Status: &status.Status{Code: 7}, HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{Headers: tt.options}}})
+		if got := valueOf(o.Headers, "x-r"); got != tt.denial {
+			t.Errorf("%v: got %q in the refusal, want %q", tt.options, got, tt.denial)
+		}
+	}
+}
+
+// An authorizer may set what header options may not, and Envoy does not choose the route
+// again for that unless it is told to.
+func TestAuthorizersSetPseudoHeaders(t *testing.T) {
+	const authz = `{"name":"a","typedConfig":{` + filterType + `ext_authz.v3.ExtAuthz",%s"grpcService":{"envoyGrpc":{"clusterName":"up"}}}}`
+	routes := `{"match":{"path":"/new"},"route":{"cluster":"other"}},{"match":{"prefix":"/old/"},"route":{"cluster":"up","prefixRewrite":"/"}},` + catchAll
+	for _, tt := range []struct{ more, path, name, value, want string }{
+		{``, "/x", ":path", "/new", "up GET a/new"},
+		{`"clearRouteCache":true,`, "/x", ":path", "/new", "other GET a/new"},
+		{``, "/x", "Host", "b", "up GET b/x"},
+		{``, "/x", ":authority", "b", "up GET b/x"},
+		{``, "/x", ":method", "PUT", "up PUT a/x"},
+		{``, "/x", ":method", "HEAD", "unknown"},
+		{``, "/x", ":scheme", "https", "up GET a/x"},
+		{``, "/x", ":other", "x", "unknown"},
+		{``, "/old/x", ":path", "/new", "unknown"}, // there is no prefix to rewrite
+		{``, "/old/x", ":path", "/OLD/y", "up GET a/y"},
+	} {
+		answer := &authv3.CheckResponse{HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{Headers: []*corev3.HeaderValueOption{{Header: &corev3.HeaderValue{Key: tt.name, Value: tt.value}}}}}}
+		o := compile(t, routes, fmt.Sprintf(authz, tt.more)).Evaluate(get(tt.path), Env{Authorize: func(Check) Answer { return Answer{GRPC: answer} }}, nil)
+		got := o.Kind.String()
+		if o.Kind == Forward {
+			got = o.Cluster + " " + o.Request.Method + " " + o.Request.Authority + o.Request.Path
+		}
+		if got != tt.want {
+			t.Errorf("%s sets %s: got %s (%s), want %s", tt.path, tt.name, got, o.Reason, tt.want)
+		}
+	}
+}
+
+// A request that is let through although the authorizer failed says so, beside what the
+// client says.
+func TestFailureModeHeader(t *testing.T) {
+	p := compile(t, catchAll, `{"name":"a","typedConfig":{`+filterType+`ext_authz.v3.ExtAuthz","failureModeAllow":true,"failureModeAllowHeaderAdd":true,"grpcService":{"envoyGrpc":{"clusterName":"up"}}}}`)
+	req := get("/")
+	req.Headers = Headers{{"x-envoy-auth-failure-mode-allowed", "false"}}
+	o := p.Evaluate(req, Env{Authorize: func(Check) Answer { return Answer{Err: errors.New("x")} }}, nil)
+	if got := valueOf(o.Request.Headers, "x-envoy-auth-failure-mode-allowed"); got != "false,true" {
+		t.Errorf("got %q", got)
 	}
 }
