@@ -31,6 +31,33 @@ func ParseConfig(file string, data []byte) (Config, error) {
 	return c, nil
 }
 
+// ParsePart is ParseConfig of posternd's file, in which its own settings stand beside a
+// Config (internal/daemon, which tests that it has no others). Of these only what the
+// authorizer looks at is read: whether the port for checks is insecure.
+func ParsePart(file string, data []byte) (Config, error) {
+	var c struct {
+		Config `yaml:",inline"`
+
+		Listen    yaml.Node `yaml:"listen"`
+		TLS       yaml.Node `yaml:"tls"`
+		Insecure  bool      `yaml:"insecure"`
+		Passport  yaml.Node `yaml:"passport"`
+		Manifests yaml.Node `yaml:"manifests"`
+		Cluster   yaml.Node `yaml:"cluster"`
+		Tracing   yaml.Node `yaml:"tracing"`
+		LogLevel  yaml.Node `yaml:"logLevel"`
+	}
+	root, err := Decode(file, data, &c)
+	if err == nil {
+		err = c.Check(file, root)
+	}
+	if err != nil {
+		return Config{}, err
+	}
+	c.Config.Insecure = c.Insecure
+	return c.Config, nil
+}
+
 // Decode reads one YAML document strictly into out, for a program whose file holds
 // a Config among other things. It gives the document for finding lines; nothing
 // said is no document and no error.

@@ -3,8 +3,11 @@ package daemon
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+
+	"postern.dev/postern/internal/authorizer"
 )
 
 // story is the configuration of the story's ConfigMap: the program's own part may
@@ -27,6 +30,33 @@ func storyConfig(t *testing.T) string {
 		b.WriteString(line[4:])
 	}
 	return b.String()
+}
+
+// What reads the authorizer's part alone (postern explain, postern up) stumbles over no
+// setting of the program's own, nor takes one it does not know.
+func TestPart(t *testing.T) {
+	own := 0
+	for f := range reflect.TypeFor[Config]().Fields() {
+		if name := f.Tag.Get("yaml"); name != ",inline" {
+			own++
+			value := "{}"
+			if f.Type.Kind() == reflect.Bool {
+				value = "true"
+			}
+			if _, err := authorizer.ParsePart("f", []byte(name+": "+value+"\n"+storyConfig(t))); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if own != 8 {
+		t.Errorf("the program has %d settings of its own, want 8: tell authorizer.ParsePart", own)
+	}
+	if c, err := authorizer.ParsePart("f", []byte("insecure: true\n"+storyConfig(t))); err != nil || !c.Insecure || len(c.Doors) != 3 {
+		t.Errorf("got %+v, %v", c, err)
+	}
+	if _, err := authorizer.ParsePart("f", []byte("listens: {}\n"+storyConfig(t))); err == nil {
+		t.Error("took an unknown setting")
+	}
 }
 
 func TestParseConfig(t *testing.T) {

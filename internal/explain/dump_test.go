@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"postern.dev/postern/deploy"
 	"postern.dev/postern/examples/story"
 	"postern.dev/postern/internal/explain"
 	"postern.dev/postern/internal/manifest"
@@ -84,6 +85,19 @@ func TestDumpsOfOneGateway(t *testing.T) {
 	if _, err := explain.FromDump(nil, stateSet(t, "3-path-exempt"), translate.Options{}); err == nil {
 		t.Error("took no dump at all")
 	}
+}
+
+// posternd's own settings stand beside the authorizer's in what is applied to a cluster.
+func TestDumpWithDeploysObjects(t *testing.T) {
+	layout, ok := deploy.Find("v1.8.1-shared")
+	if !ok {
+		t.Fatal("no such layout")
+	}
+	own, _, err := layout.Objects()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fromDump(t, readDump(t), stateSet(t, "3-path-exempt").With(own...))
 }
 
 func TestDumpAlone(t *testing.T) {

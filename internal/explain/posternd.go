@@ -54,7 +54,7 @@ func newPosternd(w *world.World, wl *topology.Workload) (*posternd, error) {
 	}
 	p := &posternd{}
 	var err error
-	if p.config, err = authorizer.ParseConfig("config.yaml", []byte(cm.Data["config.yaml"])); err != nil {
+	if p.config, err = authorizer.ParsePart("config.yaml", []byte(cm.Data["config.yaml"])); err != nil {
 		return nil, obj.Errorf("data", "%v", err)
 	}
 	if p.snapshot, err = w.Snapshot(p.config); err != nil {

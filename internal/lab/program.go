@@ -232,7 +232,7 @@ func (s *System) posterndMaker(r *running, wl *topology.Workload) (maker, error)
 		return maker{}, err
 	}
 	return maker{from: []any{"posternd", data}, make: func(context.Context) (*program, error) {
-		cfg, err := authorizer.ParseConfig("config.yaml", []byte(data["config.yaml"]))
+		cfg, err := authorizer.ParsePart("config.yaml", []byte(data["config.yaml"]))
 		if err != nil {
 			return nil, obj.Errorf("data", "%v", err)
 		}
