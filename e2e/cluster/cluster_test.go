@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,12 @@ func tool(name string) string { return filepath.Join(root, ".tools", "cluster", 
 
 // TestMain brings the cluster up for all tests, and down again whatever they do. With CLUSTER_STATE the tests use
 // one that runs already (its state folder), which must be as it was when it came up.
-func TestMain(m *testing.M) { os.Exit(withCluster(m)) }
+func TestMain(m *testing.M) {
+	if onlyLayouts() {
+		os.Exit(m.Run()) // each brings up its own
+	}
+	os.Exit(withCluster(m))
+}
 
 func withCluster(m *testing.M) (code int) {
 	state := os.Getenv("CLUSTER_STATE")
@@ -43,7 +49,7 @@ func withCluster(m *testing.M) (code int) {
 			doors[name] = l.Addr().String()
 			l.Close()
 		}
-		up := exec.Command(tool("cluster"), append([]string{"up", "--state", state, "--root", root}, doorFlags()...)...)
+		up := exec.Command(tool("cluster"), slices.Concat([]string{"up", "--state", state, "--root", root}, upFlags(), doorFlags())...)
 		up.Stderr = os.Stderr
 		out, err := up.StdoutPipe()
 		if err == nil {

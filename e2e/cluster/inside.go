@@ -34,14 +34,19 @@ type cluster struct {
 	begun   time.Time
 	failed  chan error // a program that ended by itself
 	modules modules
+	layout  *layout // nil: the story's
+	corpus  string  // the folder of layouts
 }
 
 // inside brings the cluster up. It is the first process of the PID namespace.
-func inside(state, root string) error {
+func inside(state, root, corpus string, layout *layout) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	c := &cluster{state: state, run: "/run/cluster", begun: time.Now(), failed: make(chan error, 8)}
+	c := &cluster{state: state, run: "/run/cluster", begun: time.Now(), failed: make(chan error, 8), layout: layout}
 	var err error
+	if c.corpus, err = filepath.Abs(corpus); err != nil {
+		return err
+	}
 	if c.root, err = filepath.Abs(root); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -163,12 +164,17 @@ func (c *cluster) install(ctx context.Context, ca *authority) error {
 	if err := c.put(ctx, "story", namespaces); err != nil {
 		return err
 	}
-	for _, step := range []struct {
+	type step struct {
 		what string
 		do   func(context.Context) error
-	}{
-		{"Istio: istiod and the gateway, as istioctl installs them", c.installIstio},
-		{"Kubeflow's gateway, login and pages: examples/story, common and 1-login-everywhere", c.installStory},
+	}
+	kubeflow := step{"Kubeflow's gateway, login and pages: examples/story, common and 1-login-everywhere", c.installStory}
+	if c.layout != nil {
+		kubeflow = step{"Kubeflow's gateways, login and pages: layout " + c.layout.name, c.installLayout}
+	}
+	for _, step := range []step{
+		{"Istio: istiod and its gateways, as istioctl installs them", c.installIstio},
+		kubeflow,
 		{"Knative Serving", c.installKnative},
 		{"KServe", func(ctx context.Context) error { return c.installKServe(ctx, ca) }},
 		{"the document's pod and models", c.installModels},
@@ -182,14 +188,22 @@ func (c *cluster) install(ctx context.Context, ca *authority) error {
 }
 
 func (c *cluster) installIstio(ctx context.Context) error {
-	text, err := exec.CommandContext(ctx, filepath.Join(c.tools, "cluster", "istioctl"), "manifest", "generate",
-		"--filename", filepath.Join(c.root, "e2e/cluster/manifests/istio.yaml"), "--manifests", filepath.Join(c.modules.istio, "manifests")).Output()
+	args := []string{"manifest", "generate", "--filename", filepath.Join(c.root, "e2e/cluster/manifests/istio.yaml"), "--manifests", filepath.Join(c.modules.istio, "manifests")}
+	if c.layout != nil { // Kubeflow's second gateway
+		for _, set := range []string{"name=cluster-local-gateway", "enabled=true", "label.app=cluster-local-gateway", "label.istio=cluster-local-gateway"} {
+			args = append(args, "--set", "components.ingressGateways[1]."+set)
+		}
+	}
+	text, err := exec.CommandContext(ctx, filepath.Join(c.tools, "cluster", "istioctl"), args...).Output()
 	if err != nil {
 		return fmt.Errorf("istioctl manifest generate: %w", err)
 	}
 	objects, err := decode(string(text))
 	if err != nil {
 		return err
+	}
+	if c.layout != nil { // the gateways' Services are the release's
+		objects = slices.DeleteFunc(objects, func(o object) bool { _, name := nameOf(o); return kindOf(o) == "Service" && name != "istiod" })
 	}
 	if err := c.put(ctx, "istioctl", objects); err != nil {
 		return err
@@ -217,7 +231,8 @@ func (c *cluster) installStory(ctx context.Context) error {
 			wanted = append(wanted, o)
 		}
 	}
-	login, err := read(filepath.Join(c.root, "e2e/cluster/manifests/login.yaml"), filepath.Join(c.root, "e2e/cluster/manifests/knative-policies.yaml"))
+	manifests := filepath.Join(c.root, "e2e/cluster/manifests")
+	login, err := read(filepath.Join(manifests, "login.yaml"), filepath.Join(manifests, "dex.yaml"), filepath.Join(manifests, "knative-policies.yaml"))
 	if err != nil {
 		return err
 	}
@@ -299,6 +314,9 @@ func (c *cluster) installKnative(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.layout != nil { // KServe's are the release's
+		settings = slices.DeleteFunc(settings, func(o object) bool { namespace, _ := nameOf(o); return namespace != "knative-serving" })
+	}
 	return c.put(ctx, "story", settings)
 }
 
@@ -335,8 +353,10 @@ func (c *cluster) installKServe(ctx context.Context, ca *authority) error {
 			continue
 		case strings.HasSuffix(kind, "WebhookConfiguration"):
 			trust(o, ca)
+		case kind == "Deployment": // it asks for patience that nobody needs here: 30 s
+			containerOf(o)["readinessProbe"].(object)["initialDelaySeconds"] = 1
 		case kind == "ConfigMap" && name == "inferenceservice-config":
-			if err := c.gatewaysOfStory(o); err != nil {
+			if err := c.gatewaysOfKServe(o); err != nil {
 				return err
 			}
 		}
@@ -358,9 +378,13 @@ func trust(webhooks object, ca *authority) {
 	}
 }
 
-// gatewaysOfStory gives KServe the story's gateways, in its own settings otherwise.
-func (c *cluster) gatewaysOfStory(config object) error {
-	story, err := read(filepath.Join(c.root, "examples/story/common/knative.yaml"))
+// gatewaysOfKServe gives KServe the story's gateways or the layout's, in its own settings otherwise.
+func (c *cluster) gatewaysOfKServe(config object) error {
+	file := filepath.Join(c.root, "examples/story/common/knative.yaml")
+	if c.layout != nil {
+		file = filepath.Join(c.corpus, c.layout.folder, "kserve-config.yaml")
+	}
+	story, err := read(file)
 	if err != nil {
 		return err
 	}

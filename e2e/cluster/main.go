@@ -14,9 +14,12 @@ import (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-const usage = `usage: cluster up [--state DIR] [--root CHECKOUT] [--api ADDRESS] [--gateway ADDRESS]
+const usage = `usage: cluster up [--layout NAME [--corpus DIR]] [--state DIR] [--root CHECKOUT] [--api ADDRESS] [--gateway ADDRESS]
                                       start it, and stop it at Ctrl-C
        cluster stop [--state DIR]     stop the one that runs
+
+Layouts: story (the document's, the default), and the gateways of Kubeflow's releases, whose objects are in the corpus:
+v1.4.0-shared, v1.8.1-shared, v1.8.1, v1.9.1, v1.10.2, 26.03.
 
 up prints what it does; the kubeconfig is DIR/kubeconfig, programs' and containers' logs are in DIR/logs.
 `
@@ -30,20 +33,29 @@ func run(args []string) int {
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	state := flags.String("state", filepath.Join(os.TempDir(), "postern-cluster"), "where its files are while it runs")
 	root := flags.String("root", ".", "the checkout of Postern")
+	name := flags.String("layout", storyLayout, "how the gateways are set up")
+	corpus := flags.String("corpus", "", "where the releases' objects are, in a folder each (default: e2e/kubeflow/testdata of the checkout)")
 	api := flags.String("api", doors["api"], "where the API server is reached")
 	gateway := flags.String("gateway", doors["gateway"], "where the gateway is reached")
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2
 	}
 	doors["api"], doors["gateway"] = *api, *gateway
-	var err error
+	if *corpus == "" {
+		*corpus = filepath.Join(*root, "e2e/kubeflow/testdata")
+	}
+	layout, err := findLayout(*name, *corpus)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "cluster: %v\n", err)
+		return 2
+	}
 	switch args[0] {
 	case "up":
-		err = up(*state, *root)
+		err = up(*state, *root, "--layout", *name, "--corpus", *corpus)
 	case "stop":
 		err = stop(*state)
 	case "inside": // what follows is called by the program itself
-		err = inside(*state, *root)
+		err = inside(*state, *root, *corpus, layout)
 	case "pause":
 		err = kubelet.Pause()
 	case "container":

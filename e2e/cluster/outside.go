@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,8 +27,9 @@ var (
 var doors = map[string]string{"api": "127.0.0.1:16443", "gateway": "127.0.0.1:18080"}
 
 // up runs the cluster in new namespaces until a signal ends it. All that it starts is in one PID namespace, whose
-// first process dies with this one: nothing can outlive it, nor anything it has mounted, connected or filtered.
-func up(state, root string) error {
+// first process dies with this one: nothing can outlive it, nor anything it has mounted, connected or filtered. more are
+// arguments for that process.
+func up(state, root string, more ...string) error {
 	if err := prerequisites(); err != nil {
 		return err
 	}
@@ -56,7 +58,7 @@ func up(state, root string) error {
 	if err != nil {
 		return err
 	}
-	child := exec.Command(self, append([]string{"inside", "--state", state, "--root", root}, doorFlags()...)...)
+	child := exec.Command(self, slices.Concat([]string{"inside", "--state", state, "--root", root}, more, doorFlags())...)
 	child.Stdout, child.Stderr = os.Stdout, os.Stderr
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL,
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWPID}
