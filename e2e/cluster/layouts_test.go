@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -79,21 +80,27 @@ func holdLayout(t *testing.T, name string) {
 	if l.separated() {
 		pod = said{"forwarded", 0}
 	}
-	t.Run("login", func(t *testing.T) {
+	first := func(t *testing.T) {
 		login(t, oauth2Proxy)
 		if door := func() answer { return fromPod(t, modelURL, asJSON...) }; l.separated() {
 			want(t, "the pod's call, whose gateway nothing guards", 200, `"predictions"`, door)
 		} else {
 			want(t, "the pod's call", 302, "/dex/auth", door)
 		}
-	})
+	}
+	t.Run("login", first)
 	t.Run("pushed", func(t *testing.T) {
 		compare(t, oauth2Proxy, proxyOf(t, "sidecar", "knative-serving", "app=activator"), browser, outside, pod)
 	})
 	t.Run("derived", TestDerived)
-	t.Run("Postern", func(t *testing.T) { postern(t, release.Dirs, oauth2Proxy) })
+	var back func(t *testing.T)
+	t.Run("Postern", func(t *testing.T) { back = postern(t, release.Dirs, oauth2Proxy) })
 	t.Run("pushed with Postern", func(t *testing.T) {
 		compare(t, oauth2Proxy, proxyOf(t, "sidecar", "postern-system", "app=posternd"), browser, said{"refused", 401}, said{"forwarded", 0})
+	})
+	t.Run("back", func(t *testing.T) {
+		back(t)
+		first(t)
 	})
 }
 
@@ -119,10 +126,14 @@ func browserLogin(t *testing.T) {
 	want(t, "the page's button", 302, "/dex/auth", func() answer { return fromOutside(t, "localhost", "/oauth2/start?rd=%2F", "") })
 }
 
-// postern applies deploy/'s objects in the order of its README, and one rule for one model.
-func postern(t *testing.T, dirs []string, oauth2Proxy bool) {
+// postern applies deploy/'s objects in the order of its README, and one rule for one model. back is the README's way back.
+func postern(t *testing.T, dirs []string, oauth2Proxy bool) (back func(t *testing.T)) {
 	files := filepath.Join(root, "deploy")
 	own := filepath.Join(files, dirs[1])
+	before := []string{asTheyWere(t, "-f", filepath.Join(own, "removed.yaml"))}
+	if oauth2Proxy {
+		before = append([]string{asTheyWere(t, "-n", "istio-system", "authorizationpolicy", "istio-ingressgateway-require-jwt")}, before...)
+	}
 	key, err := exec.Command("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256").Output()
 	if err != nil {
 		t.Fatalf("openssl: %v", err)
@@ -155,7 +166,21 @@ func postern(t *testing.T, dirs []string, oauth2Proxy bool) {
 	} else {
 		want(t, "a browser", 302, "/dex/auth", func() answer { return fromOutside(t, "localhost", "/", "") })
 	}
+	return func(t *testing.T) {
+		for _, objects := range before {
+			kubectl(t, "apply", "-f", write(t, t.TempDir(), "before.yaml", []byte(objects)))
+		}
+		kubectl(t, "delete", "-f", filepath.Join(own, "gateway.yaml"))
+	}
 }
+
+// asTheyWere are objects as they can be created again (as_new of deploy/README.md).
+func asTheyWere(t *testing.T, which ...string) string {
+	t.Helper()
+	return removed.ReplaceAllString(kubectl(t, append([]string{"get", "-o", "yaml"}, which...)...), "")
+}
+
+var removed = regexp.MustCompile(`(?m)^ +(creationTimestamp|generation|resourceVersion|uid):.*\n`)
 
 func glob(t *testing.T, pattern string) []string {
 	t.Helper()
