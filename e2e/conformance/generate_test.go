@@ -173,6 +173,11 @@ func (v vocabulary) generate(r *rand.Rand, id int, tokens *mint) request {
 	for range r.IntN(3) {
 		v.twist(r, &q)
 	}
+	if r.IntN(40) == 0 { // about as many headers as there may be, by default or where few may
+		for i := range pick(r, []int{3, 5, 8, 92 + r.IntN(9)}) {
+			q.headers.Add(fmt.Sprintf("x-many-%d", i), "1")
+		}
+	}
 	if q.target == "" {
 		q.target = "/"
 	}

@@ -5,6 +5,7 @@ package conformance
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -84,5 +85,32 @@ func TestHeaderCounts(t *testing.T) {
 			}
 		}
 		t.Run(strconv.Itoa(i), func(t *testing.T) { asked(t, byte(220+i), listenerOf("l", "0.0.0.0", tt.options, everyPath), list...) })
+	}
+}
+
+// TestHeaderCountsBehindAnAuthorizer: what it allows is refused when the request has too
+// many headers by then.
+func TestHeaderCountsBehindAnAuthorizer(t *testing.T) {
+	const types = `"@type":"type.googleapis.com/envoy.extensions.filters.`
+	for i, service := range []string{`"grpcService":{"envoyGrpc":{"clusterName":"posternd."},"timeout":"5s"}`,
+		`"httpService":{"serverUri":{"uri":"http://a","cluster":"authservice.","timeout":"5s"},"authorizationRequest":{"allowedHeaders":{"patterns":[{"prefix":"x-"},{"exact":"cookie"}]}},"authorizationResponse":{"allowedUpstreamHeaders":{"patterns":[{"prefix":"kubeflow"},{"prefix":"x-not"}]}}}`} {
+		authz := `{"name":"authz","typedConfig":{` + types + `http.ext_authz.v3.ExtAuthz",` + service + `}}`
+		plain := listenerOf("l", "0.0.0.0", `"commonHttpProtocolOptions":{"maxHeadersCount":16},`, everyPath, authz)
+		traced := strings.Replace(strings.Replace(plain, `"statPrefix":"x",`, `"statPrefix":"x","tracing":{},`, 1), `"match":{"prefix":"/"}`, `"decorator":{"operation":"o"},"match":{"prefix":"/"}`, 1)
+		outwards := strings.Replace(traced, `"filterChains":`, `"trafficDirection":"OUTBOUND","filterChains":`, 1)
+		for j, listener := range []string{plain, outwards} {
+			var list []request
+			for _, proto := range []string{"HTTP/1.1", "HTTP/2"} {
+				for n := range 14 {
+					var many envoy.Headers
+					for k := range n {
+						many = append(many, envoy.Header{Name: fmt.Sprintf("x-%d", k), Value: "1"})
+					}
+					list = append(list, request{proto: proto, host: "a", target: "/", headers: many}, request{proto: proto, method: "POST", body: "x", host: "a", target: "/", headers: append(slices.Clip(many), envoy.Header{Name: "x-foo", Value: "a"}, envoy.Header{Name: "x-foo", Value: "b"})},
+						request{proto: proto, host: "a", target: "/", headers: append(slices.Clip(many), envoy.Header{Name: "cookie", Value: "b=1"})})
+				}
+			}
+			t.Run(fmt.Sprint(i, j), func(t *testing.T) { asked(t, byte(80+3*i+j), listener, list...) })
+		}
 	}
 }

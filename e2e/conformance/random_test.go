@@ -57,6 +57,9 @@ func TestRandomConfigurations(t *testing.T) {
 			byIstio++
 			continue
 		}
+		if r.IntN(2) == 0 {
+			extra += "\n---\n# " + flip(t, r, resources)
+		}
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
 			n := compareRandom(t, configuration{name: fmt.Sprintf("random-%d", i), resources: resources, tokens: tokens}, extra, seed, byte(100+i%100), causes)
 			if total += n; n == 0 {
@@ -196,54 +199,6 @@ func some(r *rand.Rand, from ...string) []any {
 		out = append(out, from[r.IntN(len(from))])
 	}
 	return out
-}
-
-func randomPolicy(r *rand.Rand, i int) map[string]any {
-	rule := map[string]any{}
-	if r.IntN(2) == 0 {
-		rule["to"] = []any{map[string]any{"operation": randomOperation(r)}}
-	}
-	if r.IntN(2) == 0 {
-		key := pick(r, []string{"ipBlocks", "notIpBlocks", "remoteIpBlocks", "principals", "notPrincipals", "namespaces", "requestPrincipals", "notRequestPrincipals"})
-		values := some(r, "cluster.local/ns/a/sa/b", "*")
-		if strings.Contains(strings.ToLower(key), "ipblocks") {
-			values = some(r, ours+".0.0/16", "10.0.0.0/8", ours+".101.2")
-		}
-		if key == "namespaces" {
-			values = some(r, "kubeflow", "team-*")
-		}
-		rule["from"] = []any{map[string]any{"source": map[string]any{key: values}}}
-	}
-	if r.IntN(2) == 0 {
-		rule["when"] = []any{map[string]any{"key": pick(r, []string{"request.headers[x-foo]", "request.headers[x-tenant]", "destination.port", "source.ip", "remote.ip", "request.auth.claims[iss]", "request.auth.claims[groups]", "request.auth.principal"}),
-			pick(r, []string{"values", "notValues"}): []any{pick(r, []string{"a", "*", "b*", "*a", "8080", "https://one.example", ours + ".0.0/16"})}}}
-	}
-	spec := map[string]any{"action": pick(r, []string{"ALLOW", "DENY", "DENY"}), "rules": []any{rule}, "selector": map[string]any{"matchLabels": map[string]any{"istio": "ingressgateway"}}}
-	return object("AuthorizationPolicy", "security.istio.io/v1beta1", "istio-system", i, spec)
-}
-
-func randomOperation(r *rand.Rand) map[string]any {
-	op := map[string]any{}
-	for range 1 + r.IntN(2) {
-		not := pick(r, []string{"", "not"})
-		name := func(s string) string {
-			if not != "" {
-				return not + strings.ToUpper(s[:1]) + s[1:]
-			}
-			return s
-		}
-		switch r.IntN(4) {
-		case 0:
-			op[name("paths")] = some(r, "/v1*", "/pipeline", "*predict", "/dex/*", "*")
-		case 1:
-			op[name("methods")] = some(r, "GET", "POST", "OPTIONS")
-		case 2:
-			op[name("hosts")] = some(r, "sklearn-iris.kserve-test.example.com", "*.example.com", "orders*", "LOCALHOST:8080")
-		case 3:
-			op[name("ports")] = some(r, "8080", "8081")
-		}
-	}
-	return op
 }
 
 // randomRoute is a VirtualService of a tenant, often on a model's host.

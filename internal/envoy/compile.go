@@ -191,8 +191,12 @@ func compileListener(l *listenerv3.Listener, tables map[string]*routeTable, clus
 			return nil, fmt.Errorf("filter %s: ends the chain and stands before its end", f.Name)
 		}
 		c.unknown = ""
-		if err := c.http(h, l.TrafficDirection == corev3.TrafficDirection_OUTBOUND, tables, clusters); err != nil {
+		outbound := l.TrafficDirection == corev3.TrafficDirection_OUTBOUND
+		if err := c.http(h, outbound, tables, clusters); err != nil {
 			return nil, err
+		}
+		if h.Tracing != nil && !outbound { // the answer would name the route's decorator
+			c.conn.unmodelled = append(c.conn.unmodelled, "HttpConnectionManager.tracing of a listener that is not OUTBOUND")
 		}
 	}
 	return c, nil
@@ -288,6 +292,20 @@ func (p *Proxy) Filters(port uint16) []string {
 		}
 	}
 	return out
+}
+
+// LooksAtCallers tells whether a filter of a port's listeners asks an authorizer or
+// verifies tokens.
+func (p *Proxy) LooksAtCallers(port uint16) bool {
+	return slices.ContainsFunc(p.listeners[port], func(l *listener) bool {
+		return slices.ContainsFunc(l.filters, func(f named) bool {
+			switch f.filter.(type) {
+			case *extAuthz, *jwtAuthn:
+				return true
+			}
+			return false
+		})
+	})
 }
 
 // each yields the listeners whose routes are compiled, by port.

@@ -340,16 +340,24 @@ func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
 	if f.clear && len(c.set)+len(c.appendTo)+len(c.remove) > 0 {
 		s.clearRoute()
 	}
+	overfull := false
 	for _, h := range c.set {
 		if !s.set(h) {
 			return unknown("an authorizer that sets " + h.Name)
 		}
+		overfull = overfull || s.overfull()
 	}
 	for _, h := range c.appendTo {
 		if !changeable(h.Name) {
 			return unknown("an authorizer that appends to " + h.Name)
 		}
-		s.headers.join(h.Name, h.Value) // only where there is one: HeaderMapImpl::appendCopy
+		if s.headers.join(h.Name, h.Value) { // only where there is one: HeaderMapImpl::appendCopy
+			overfull = overfull || s.overfull()
+		}
+	}
+	if overfull {
+		s.trace.add(Step{Stage: f.name, Text: "allowed by " + f.cluster + ", which adds to more headers than the listener takes"})
+		return s.local(500, "", "ext_authz_invalid")
 	}
 	for _, name := range c.remove {
 		if !strings.HasPrefix(name, ":") && name != "host" {

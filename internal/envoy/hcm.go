@@ -71,6 +71,20 @@ func (c *rarer) crowded(req *Request) bool {
 	return n > most
 }
 
+// overfull tells whether the request's headers are more, or larger, than the codec would
+// have taken: what ext_authz looks at after each header that an authorizer sets (seen with
+// Envoy 1.40, e2e/conformance). The four pseudo headers count.
+func (s *stream) overfull() bool {
+	size := len(":authority:method:path:scheme") + len(s.authority) + len(s.method) + len(s.path) + len(s.scheme)
+	for i := range s.headers {
+		size += len(s.headers[i].Name) + len(s.headers[i].Value)
+	}
+	return len(s.headers)+4 > cmp.Or(s.listener.conn.maxHeaders, defaultHeaders) || size > maxHeaderBytes
+}
+
+// maxHeaderBytes is Http::DEFAULT_MAX_REQUEST_HEADERS_KB; another limit is not modelled.
+const maxHeaderBytes = 60 << 10
+
 // form applies what concerns the host and the names of headers. The headers are
 // the caller's and stay as they are.
 func (c *rarer) form(s *stream, req *Request) *Outcome {

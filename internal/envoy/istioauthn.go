@@ -28,5 +28,5 @@ func istioAuthnPasses(m proto.Message) bool {
 // payload of a good token, or the peer's name. Of a plaintext caller without a
 // token it has nothing to say.
 func (s *stream) istioAuthnSpeaks() bool {
-	return s.tls != nil || slices.ContainsFunc(s.metadata, func(d metadatum) bool { return d.namespace == "envoy.filters.http.jwt_authn" })
+	return s.tls != nil || slices.ContainsFunc(s.metadata, func(d metadatum) bool { return d.namespace == jwtNamespace })
 }

@@ -347,6 +347,9 @@ func (p *provider) judge(s *stream, t *token) jwtStatus {
 	return keys.verify(t)
 }
 
+// jwtNamespace holds the payloads in the dynamic metadata, whatever the filter's name.
+const jwtNamespace = "envoy.filters.http.jwt_authn"
+
 // accept carries a good token's claims into the request.
 func (f *jwtAuthn) accept(s *stream, p *provider, t *token, from foundToken) {
 	s.reach("token accepted")
@@ -363,7 +366,7 @@ func (f *jwtAuthn) accept(s *stream, p *provider, t *token, from foundToken) {
 	}
 	if p.payloadKey != "" {
 		if v, err := structpb.NewStruct(p.normalized(t.payload)); err == nil {
-			s.metadata.set(f.name, p.payloadKey, structpb.NewStructValue(v))
+			s.metadata.set(jwtNamespace, p.payloadKey, structpb.NewStructValue(v))
 		}
 	}
 	if p.clearRoute {

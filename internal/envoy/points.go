@@ -6,6 +6,7 @@ import (
 
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	"github.com/go-jose/go-jose/v4"
+	"google.golang.org/protobuf/proto"
 )
 
 // Point is something a request can reach on its way through a listener: an
@@ -30,11 +31,11 @@ func (p *Proxy) Points() []Point {
 	var out []Point
 	for port, l := range p.each {
 		for i, f := range l.filters {
-			f, ok := f.filter.(pointer)
-			if !ok {
+			at, ok := f.filter.(pointer)
+			if !ok || l.off&(1<<i) != 0 && !l.routes.configured(f.name) { // off, and nobody switches it on
 				continue
 			}
-			for _, pt := range f.points(l) {
+			for _, pt := range at.points(l) {
 				pt.Port, pt.Filter = port, l.place(i)
 				out = append(out, pt)
 			}
@@ -46,9 +47,11 @@ func (p *Proxy) Points() []Point {
 func (l *listener) place(i int) string { return fmt.Sprintf("%d %s", i, l.filters[i].name) }
 
 // reach notes an outcome of the filter that is being run.
-func (s *stream) reach(text string) {
+func (s *stream) reach(text string) { s.reached(text, false) }
+
+func (s *stream) reached(text string, policy bool) {
 	if s.trace != nil {
-		s.trace.Points = append(s.trace.Points, Point{Port: s.destination.Port(), Filter: s.listener.place(s.at), Text: text})
+		s.trace.Points = append(s.trace.Points, Point{Port: s.destination.Port(), Filter: s.listener.place(s.at), Policy: policy, Text: text})
 	}
 }
 
@@ -124,59 +127,44 @@ func (f *rbacFilter) points(*listener) []Point {
 	return append(f.shadow.points("shadow "), f.rules.points("")...)
 }
 
-// allows is whether a permission matches whatever comes, nothing, or what it
-// looks at decides.
-func allows(p *rbacconfigv3.Permission) truth {
-	t := maybe
-	switch r := p.Rule.(type) {
-	case *rbacconfigv3.Permission_Any:
-		t = truthOf(r.Any)
-	case *rbacconfigv3.Permission_AndRules:
-		t = yes
-		for _, x := range r.AndRules.GetRules() {
-			t = min(t, allows(x))
-		}
-	case *rbacconfigv3.Permission_OrRules:
-		t = no
-		for _, x := range r.OrRules.GetRules() {
-			t = max(t, allows(x))
-		}
-	case *rbacconfigv3.Permission_NotRule:
-		t = allows(r.NotRule).not()
+// whatever is whether a permission or a principal matches whatever comes, nothing, or
+// what it looks at decides. The two are built alike, under names of their own.
+func whatever(m proto.Message) truth {
+	r := m.ProtoReflect()
+	f := r.WhichOneof(r.Descriptor().Oneofs().Get(0))
+	if f == nil {
+		return maybe
 	}
-	return t
+	value := r.Get(f)
+	each := func(start truth, join func(truth, truth) truth) truth {
+		inner := value.Message() // a Set
+		list := inner.Get(inner.Descriptor().Fields().Get(0)).List()
+		for i := range list.Len() {
+			start = join(start, whatever(list.Get(i).Message().Interface()))
+		}
+		return start
+	}
+	switch f.Name() {
+	case "any":
+		return truthOf(value.Bool())
+	case "and_rules", "and_ids":
+		return each(yes, func(a, b truth) truth { return min(a, b) })
+	case "or_rules", "or_ids":
+		return each(no, func(a, b truth) truth { return max(a, b) })
+	case "not_rule", "not_id":
+		return whatever(value.Message().Interface()).not()
+	}
+	return maybe
 }
 
-// anybody is allows for a principal.
-func anybody(p *rbacconfigv3.Principal) truth {
-	t := maybe
-	switch id := p.Identifier.(type) {
-	case *rbacconfigv3.Principal_Any:
-		t = truthOf(id.Any)
-	case *rbacconfigv3.Principal_AndIds:
-		t = yes
-		for _, x := range id.AndIds.GetIds() {
-			t = min(t, anybody(x))
-		}
-	case *rbacconfigv3.Principal_OrIds:
-		t = no
-		for _, x := range id.OrIds.GetIds() {
-			t = max(t, anybody(x))
-		}
-	case *rbacconfigv3.Principal_NotId:
-		t = anybody(id.NotId).not()
-	}
-	return t
-}
-
-// always is allows for a policy.
+// always is that for a policy.
 func always(p *rbacconfigv3.Policy) truth {
 	permitted, principal := no, no
 	for _, x := range p.Permissions {
-		permitted = max(permitted, allows(x))
+		permitted = max(permitted, whatever(x))
 	}
 	for _, x := range p.Principals {
-		principal = max(principal, anybody(x))
+		principal = max(principal, whatever(x))
 	}
 	return min(permitted, principal)
 }
@@ -202,9 +190,9 @@ func (set *policySet) points(prefix string) []Point {
 // reach notes what matching the set came to.
 func (set *policySet) reach(s *stream, prefix, name string, t truth) {
 	switch {
-	case s.trace == nil:
+	case s.trace == nil: // without making the text
 	case t == yes:
-		s.trace.Points = append(s.trace.Points, Point{Port: s.destination.Port(), Filter: s.listener.place(s.at), Policy: true, Text: prefix + name})
+		s.reached(prefix+name, true)
 	default:
 		s.reach(prefix + "none")
 	}

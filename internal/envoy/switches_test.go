@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 )
 
 // What is off by itself runs where a route switches it on, by FilterConfig or by
@@ -148,6 +151,23 @@ func TestHeaderCount(t *testing.T) {
 			if o := p.Evaluate(req, Env{}, nil); o.Kind != Forward {
 				t.Errorf("%s, what is kept as one counts once: got %s %s", proto, o.Kind, o.Reason)
 			}
+		}
+	}
+}
+
+// An authorizer may not add more headers than the listener takes.
+func TestHeaderCountBehindAnAuthorizer(t *testing.T) {
+	p := compileManager(t, `"commonHttpProtocolOptions":{"maxHeadersCount":12},`, catchAll, `{"name":"authz","typedConfig":{`+filterType+`ext_authz.v3.ExtAuthz","grpcService":{"envoyGrpc":{"clusterName":"a"}}}}`)
+	for added, want := range map[int]int{0: 0, 3: 0, 4: 0, 5: 500} { // with x-forwarded-for, -proto, the address, the id and four pseudo headers
+		env := Env{Authorize: func(Check) Answer {
+			ok := &authv3.OkHttpResponse{}
+			for i := range added {
+				ok.Headers = append(ok.Headers, &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: fmt.Sprintf("x-%d", i), Value: "1"}})
+			}
+			return Answer{GRPC: &authv3.CheckResponse{HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}}}
+		}}
+		if o := p.Evaluate(get("/"), env, nil); o.Status != want || o.Kind == Unknown {
+			t.Errorf("%d added: got %s %d %s, want %d", added, o.Kind, o.Status, o.Reason, want)
 		}
 	}
 }

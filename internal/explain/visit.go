@@ -86,7 +86,7 @@ func (v *visit) steps() {
 			v.policy, v.missed = step.By, nil
 		case t.Text == "allowed" && t.Object == "":
 			step.Text = "no DENY policy matches"
-		case strings.Contains(t.Stage, "jwt_authn"):
+		case t.Issuer != "" || strings.Contains(t.Stage, "jwt_authn"):
 			step.By = v.tokenRule(t.Issuer)
 		case step.By == nil && t.Stage != "authorizer":
 			step.By = v.filterOf(t)
@@ -274,7 +274,5 @@ func (v *visit) notInForce() {
 
 // judgedByToken tells whether a filter of the port looks at credentials.
 func (v *visit) judgedByToken() bool {
-	return slices.ContainsFunc(v.at.gateway.Proxy.Filters(v.at.addr.Port()), func(name string) bool {
-		return strings.Contains(name, "ext_authz") || strings.Contains(name, "jwt_authn")
-	})
+	return v.at.gateway.Proxy.LooksAtCallers(v.at.addr.Port())
 }
