@@ -171,7 +171,8 @@ func (c *Cluster) Connected() bool {
 func (c *Cluster) Objects() map[string]int {
 	n := map[string]int{}
 	for _, w := range c.watchers {
-		n[w.kind.of[strings.LastIndexByte(w.kind.of, '/')+1:]] += w.store.size()
+		size, _ := w.store.size()
+		n[w.kind.of[strings.LastIndexByte(w.kind.of, '/')+1:]] += size
 	}
 	return n
 }
@@ -192,9 +193,9 @@ func (c *Cluster) set(p snapshot.Part) (set *manifest.Set, ready bool, err error
 		if w.kind.reads != p {
 			continue
 		}
-		objects, ready := w.store.all()
-		if !ready {
-			return nil, false, nil
+		objects, ready, err := w.store.all()
+		if err != nil || !ready {
+			return nil, false, err
 		}
 		all = append(all, objects...)
 	}

@@ -25,11 +25,12 @@ type store struct {
 	seed    maphash.Seed
 }
 
-// entry is one object, nil when it could not be read, and what was read of it: an
-// update that changes nothing else is none.
+// entry is one object, and what was read of it: an update that changes nothing else is
+// none.
 type entry struct {
-	object *manifest.Object
-	hash   uint64
+	packed
+	read bool // false when it could not be read
+	hash uint64
 }
 
 func newStore(k kind, changed func(), refused func(string, error)) *store {
@@ -58,9 +59,13 @@ func (s *store) read(obj any) (key string, e entry, err error) {
 	if ok && have.hash == e.hash {
 		return key, have, nil
 	}
-	e.object, err = live(u.Object)
-	if err == nil && e.object.Unread != nil {
-		err = e.object.Unread
+	object, err := live(u.Object)
+	if err == nil {
+		e.packed, err = pack(object)
+		e.read = err == nil
+	}
+	if err == nil {
+		err = object.Unread
 	}
 	if err != nil {
 		s.refused(key, err)
@@ -138,20 +143,28 @@ func (s *store) Replace(list []any, _ string) error {
 func (s *store) Resync() error { return nil }
 
 // all are the objects that could be read. ready is whether they have been listed.
-func (s *store) all() (objects []*manifest.Object, ready bool) {
+func (s *store) all() (objects []*manifest.Object, ready bool, err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	objects = make([]*manifest.Object, 0, len(s.objects))
+	entries := make([]entry, 0, len(s.objects))
 	for _, key := range slices.Sorted(maps.Keys(s.objects)) { // so that replicas agree
-		if e := s.objects[key]; e.object != nil {
-			objects = append(objects, e.object)
+		if e := s.objects[key]; e.read {
+			entries = append(entries, e)
 		}
 	}
-	return objects, s.synced
+	ready = s.synced
+	s.mu.Unlock()
+	objects = make([]*manifest.Object, len(entries))
+	for i, e := range entries {
+		if objects[i], err = e.object(); err != nil {
+			return nil, false, err
+		}
+	}
+	return objects, ready, nil
 }
 
-func (s *store) size() int {
+// size is how many objects there are. ready is whether they have been listed.
+func (s *store) size() (n int, ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.objects)
+	return len(s.objects), s.synced
 }

@@ -84,7 +84,7 @@ func (w *watcher) down(err error) {
 
 // gone notes that there is no such kind.
 func (w *watcher) gone() {
-	if objects, ready := w.store.all(); !ready || len(objects) > 0 {
+	if n, ready := w.store.size(); !ready || n > 0 {
 		_ = w.store.Replace(nil, "") // nothing in it can fail
 	}
 	w.up.Store(true)
