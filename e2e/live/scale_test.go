@@ -22,19 +22,24 @@ import (
 	"postern.dev/postern/internal/manifest"
 )
 
-// The cluster of the benchmark: each model with what the controllers write for it, and
-// a pod as large as pods are.
-const (
-	manyPods   = 5000
-	manyModels = 1000
-	manyKeys   = 1000
-)
+// size is that of the benchmark's cluster: each model with what the controllers write for it, pods as
+// large as pods are, as many bindings as namespaces.
+type size struct{ models, pods, keys, namespaces int }
 
 // BenchmarkScale says what posternd costs on a large cluster: the time from its start
 // to readiness and its CPU time, its memory, and how long revocations take while pods come and go.
 func BenchmarkScale(b *testing.B) {
+	scale(b, size{models: 1000, pods: 5000, keys: 1000, namespaces: 50})
+}
+
+// BenchmarkHuge is the same of a very large one, whose objects take some minutes to make.
+func BenchmarkHuge(b *testing.B) {
+	scale(b, size{models: 10_000, pods: 10_000, keys: 100_000, namespaces: 1000})
+}
+
+func scale(b *testing.B, s size) {
 	p := newPlace(b)
-	keys := p.many(b)
+	keys := p.many(b, s)
 	kubeconfig := p.kubeconfig(b, p.token(b, "postern-system", "posternd"))
 	program := buildPosternd(b)
 	b.ResetTimer()
@@ -46,7 +51,7 @@ func BenchmarkScale(b *testing.B) {
 		b.ReportMetric(d.metric(b, "process_cpu_seconds_total"), "CPU-s-to-ready")
 		b.ReportMetric(d.resident(b), "MB-at-ready")
 		stop, churned := make(chan struct{}), make(chan int)
-		go func() { churned <- p.churn(b, stop) }()
+		go func() { churned <- p.churn(b, s, stop) }()
 		var slowest time.Duration
 		for i := range 20 {
 			key := call{from: "203.0.113.7", door: 8080, host: "m0.ns0.example.com", key: keys[i]}
@@ -79,13 +84,13 @@ func (p *posternd) resident(b *testing.B) float64 {
 }
 
 // many creates the objects, and gives the texts of the keys of namespace ns0.
-func (p *place) many(b *testing.B) []string {
+func (p *place) many(b *testing.B, s size) []string {
 	b.Helper()
 	var work []map[string]any
 	var models []*manifest.Object
-	for i := range manyModels {
-		ns := fmt.Sprintf("ns%d", i%50)
-		if i < 50 {
+	for i := range s.models {
+		ns := fmt.Sprintf("ns%d", i%s.namespaces)
+		if i < s.namespaces {
 			work = append(work, map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": ns}})
 		}
 		set, err := manifest.Bytes("m", []byte(fmt.Sprintf("apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: m%d, namespace: %s}\nspec: {predictor: {model: {modelFormat: {name: sklearn}, storageUri: 'gs://models/m%d', resources: {limits: {cpu: '1', memory: 2Gi}}}}}\n", i, ns, i)))
@@ -113,8 +118,8 @@ func (p *place) many(b *testing.B) []string {
 		work = append(work, v)
 	}
 	var texts []string
-	for i := range manyKeys {
-		ns := fmt.Sprintf("ns%d", i/20%50)
+	for i := range s.keys {
+		ns := fmt.Sprintf("ns%d", i/20%s.namespaces)
 		text, spec, err := apikey.New(rand.Reader, ns, "k"+strconv.Itoa(i))
 		if err != nil {
 			b.Fatal(err)
@@ -124,25 +129,28 @@ func (p *place) many(b *testing.B) []string {
 		}
 		work = append(work, map[string]any{"apiVersion": "apikeys.postern.dev/v1alpha1", "kind": "ApiKey", "metadata": map[string]any{"name": "k" + strconv.Itoa(i), "namespace": ns}, "spec": map[string]any{"id": spec.ID, "hash": spec.Hash}})
 	}
-	work = append(work, map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": map[string]any{"name": "keys", "namespace": "ns0"},
-		"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "postern-model-caller"},
-		"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "postern:keys:ns0"}}})
-	for i := range manyPods {
-		work = append(work, largePod(i))
+	for i := range s.namespaces {
+		ns := fmt.Sprintf("ns%d", i)
+		work = append(work, map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": map[string]any{"name": "keys", "namespace": ns},
+			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "postern-model-caller"},
+			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "postern:keys:" + ns}}})
+	}
+	for i := range s.pods {
+		work = append(work, s.largePod(i))
 	}
 	p.putAll(b, work)
 	return texts
 }
 
 // largePod is a pod with the fields that real ones have, about 8 kB.
-func largePod(i int) map[string]any {
+func (s size) largePod(i int) map[string]any {
 	var env []any
 	for j := range 40 {
 		env = append(env, map[string]any{"name": fmt.Sprintf("SETTING_%d", j), "value": strings.Repeat("v", 60)})
 	}
 	addr := fmt.Sprintf("10.%d.%d.%d", 128+i>>16, i>>8&255, i&255)
 	return map[string]any{
-		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": fmt.Sprintf("ns%d", i%50), "name": fmt.Sprintf("p%d", i),
+		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": fmt.Sprintf("ns%d", i%s.namespaces), "name": fmt.Sprintf("p%d", i),
 			"labels":      map[string]any{"app": "x", "pod-template-hash": "7d4b9c6f5"},
 			"annotations": map[string]any{"istio.io/status": strings.Repeat("s", 1500)}},
 		"spec":   map[string]any{"serviceAccountName": "default", "containers": []any{map[string]any{"name": "c", "image": "i", "env": env}, map[string]any{"name": "d", "image": "i"}}},
@@ -228,7 +236,7 @@ func (p *place) send(method, at string, v map[string]any) error {
 }
 
 // churn gives pods other addresses until it is stopped, and says how often.
-func (p *place) churn(b *testing.B, stop <-chan struct{}) int {
+func (p *place) churn(b *testing.B, s size, stop <-chan struct{}) int {
 	for n := 0; ; n++ {
 		select {
 		case <-stop:
@@ -236,8 +244,8 @@ func (p *place) churn(b *testing.B, stop <-chan struct{}) int {
 		default:
 		}
 		addr := fmt.Sprintf("10.200.%d.%d", n>>8&255, n&255)
-		i := n % manyPods
-		err := p.send(http.MethodPatch, fmt.Sprintf("/api/v1/namespaces/ns%d/pods/p%d/status", i%50, i), map[string]any{"status": map[string]any{"podIP": addr, "podIPs": []any{map[string]any{"ip": addr}}}})
+		i := n % s.pods
+		err := p.send(http.MethodPatch, fmt.Sprintf("/api/v1/namespaces/ns%d/pods/p%d/status", i%s.namespaces, i), map[string]any{"status": map[string]any{"podIP": addr, "podIPs": []any{map[string]any{"ip": addr}}}})
 		if err != nil {
 			b.Error(err)
 			return n
