@@ -3,7 +3,6 @@
 package conformance
 
 import (
-	"encoding/json"
 	"strconv"
 	"strings"
 	"testing"
@@ -87,8 +86,7 @@ func TestAnswersOfAuthorizers(t *testing.T) {
 		add("pseudo", n+i)
 	}
 	for i, route := range []string{`{"match":{"prefix":"/"},"route":{"cluster":"up"}}`, `{"match":{"prefix":"/"},"route":{"cluster":"up","prefixRewrite":"/new/","hostRewriteLiteral":"b"}}`, `{"match":{"safeRegex":{"regex":"/.*"}},"redirect":{"prefixRewrite":"/new/"}}`} {
-		c := gatewayOf(t, "", "", `{"name":"a","typedConfig":{`+extensions+`http.ext_authz.v3.ExtAuthz","clearRouteCache":true,"grpcService":{"envoyGrpc":{"clusterName":"posternd."}},"transportApiVersion":"V3"}},`, route)
-		c.resources.Clusters = append(c.resources.Clusters, parse(t, nil, nil, []json.RawMessage{json.RawMessage(`{"name":"posternd.","http2ProtocolOptions":{}}`)}).Clusters...)
-		compareAll(t, c, byte(241+i), requests...)
+		authz := `{"name":"a","typedConfig":{` + extensions + `http.ext_authz.v3.ExtAuthz","clearRouteCache":true,"grpcService":{"envoyGrpc":{"clusterName":"posternd."}},"transportApiVersion":"V3"}}`
+		asked(t, byte(241+i), listenerOf("l", "0.0.0.0", "", route, authz), both(requests)...)
 	}
 }

@@ -231,6 +231,13 @@ func run(t *testing.T, c configuration, n int, seed uint64, host byte) {
 // start runs a configuration in both. An error is one that Envoy does not take.
 func start(t *testing.T, c configuration, host byte) (*pair, error) {
 	t.Helper()
+	program, err := filepath.Abs("../../.tools/envoy/bin/envoy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(program); err != nil {
+		t.Fatalf("%v (run make tools)", err)
+	}
 	proxy, err := envoy.Compile(c.resources)
 	if err != nil {
 		t.Fatal(err)
@@ -251,33 +258,14 @@ func start(t *testing.T, c configuration, host byte) (*pair, error) {
 			addrs[cl.Name] = w.serve(t, cl.Name, false)
 		}
 	}
-	return p, real(t, c, p.gateway, addrs)
-}
-
-// load is only the real Envoy, without anybody behind it.
-func load(t *testing.T, c configuration, host byte) error {
-	t.Helper()
-	return real(t, c, netip.AddrFrom4([4]byte{127, octet, host, 1}), nil)
-}
-
-// real runs Envoy on a configuration. An error is that it does not take it.
-func real(t *testing.T, c configuration, gateway netip.Addr, clusters map[string]netip.AddrPort) error {
-	t.Helper()
-	program, err := filepath.Abs("../../.tools/envoy/bin/envoy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(program); err != nil {
-		t.Fatalf("%v (run make tools)", err)
-	}
-	e, err := realenvoy.Start(context.Background(), realenvoy.Config{Program: program, Address: gateway, Endpoints: func(cluster string) []netip.AddrPort {
-		if a, ok := clusters[cluster]; ok {
+	e, err := realenvoy.Start(context.Background(), realenvoy.Config{Program: program, Address: p.gateway, Endpoints: func(cluster string) []netip.AddrPort {
+		if a, ok := addrs[cluster]; ok {
 			return []netip.AddrPort{a}
 		}
 		return nil
 	}}, c.resources)
 	if errors.Is(err, realenvoy.ErrRefused) {
-		return err
+		return nil, err
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -287,7 +275,7 @@ func real(t *testing.T, c configuration, gateway netip.Addr, clusters map[string
 			t.Error(err)
 		}
 	})
-	return nil
+	return p, nil
 }
 
 // compare sends a request and says where Envoy and the engine differ, "" for

@@ -54,9 +54,18 @@ func some1(r *rand.Rand, from ...any) []any {
 	return out
 }
 
-// randomPatches is an EnvoyFilter of what administrators write: another filter, a
-// connection manager's setting, an authorizer's, a route's.
+// randomPatches is an EnvoyFilter of one to three patches.
 func randomPatches(r *rand.Rand, i int) map[string]any {
+	var patches []any
+	for range 1 + r.IntN(3) {
+		patches = append(patches, randomPatch(r))
+	}
+	return object("EnvoyFilter", "networking.istio.io/v1alpha3", "istio-system", i, map[string]any{"workloadSelector": map[string]any{"labels": map[string]any{"istio": "ingressgateway"}}, "priority": 10, "configPatches": patches})
+}
+
+// randomPatch is one of what administrators write: another filter, a connection
+// manager's setting, an authorizer's, a route's.
+func randomPatch(r *rand.Rand) map[string]any {
 	const api = "type.googleapis.com/envoy.extensions.filters.http."
 	manager := map[string]any{"context": "GATEWAY", "listener": map[string]any{"filterChain": map[string]any{"filter": map[string]any{"name": "envoy.filters.network.http_connection_manager"}}}}
 	sub := func(name string) map[string]any {
@@ -94,7 +103,7 @@ func randomPatches(r *rand.Rand, i int) map[string]any {
 	default:
 		patch = routePatch(r)
 	}
-	return object("EnvoyFilter", "networking.istio.io/v1alpha3", "istio-system", i, map[string]any{"workloadSelector": map[string]any{"labels": map[string]any{"istio": "ingressgateway"}}, "priority": 10, "configPatches": []any{patch}})
+	return patch
 }
 
 // randomMutation is one of header_mutation's, most often sound.

@@ -14,13 +14,18 @@ import (
 )
 
 // listenerOf is a listener's JSON: more is in front of the connection manager's fields
-// and ends with a comma, routes are those of the one virtual host, filters stand before
+// and ends with a comma (of those Istio sets it may have another useRemoteAddress and normalizePath), routes are those of the one virtual host, filters stand before
 // the router.
 func listenerOf(name, address, more, routes string, filters ...string) string {
 	const types = `"@type":"type.googleapis.com/envoy.extensions.filters.`
+	for _, field := range []string{"useRemoteAddress", "normalizePath"} {
+		if !strings.Contains(more, field) {
+			more += `"` + field + `":true,`
+		}
+	}
 	filters = append(filters, `{"name":"router","typedConfig":{`+types+`http.router.v3.Router"}}`)
 	return fmt.Sprintf(`{"name":%q,"address":{"socketAddress":{"address":%q,"portValue":8080}},"filterChains":[{"filters":[{"name":"hcm","typedConfig":{`+types+`network.http_connection_manager.v3.HttpConnectionManager",
-	 "statPrefix":"x","serverName":"istio-envoy","useRemoteAddress":true,"normalizePath":true,%s"routeConfig":{"name":"r","ignorePortInHostMatching":true,"validateClusters":false,"virtualHosts":[{"name":"all","domains":["*"],"routes":[%s]}]},
+	 "statPrefix":"x","serverName":"istio-envoy",%s"routeConfig":{"name":"r","ignorePortInHostMatching":true,"validateClusters":false,"virtualHosts":[{"name":"all","domains":["*"],"routes":[%s]}]},
 	 "httpFilters":[%s]}}]}]}`, name, address, more, routes, strings.Join(filters, ","))
 }
 
@@ -32,6 +37,21 @@ func small(t *testing.T, listener string) envoy.Resources {
 }
 
 const everyPath = `{"match":{"prefix":"/"},"route":{"cluster":"up","timeout":"0s"}}`
+
+// both are the requests over HTTP/1.1 and HTTP/2, unless they say over what.
+func both(requests []request) []request {
+	var out []request
+	for _, q := range requests {
+		if q.proto != "" {
+			out = append(out, q)
+			continue
+		}
+		for _, q.proto = range []string{"HTTP/1.1", "HTTP/2"} {
+			out = append(out, q)
+		}
+	}
+	return out
+}
 
 // asked compares the answers to requests of a small gateway, each as q makes it.
 func asked(t *testing.T, host byte, listener string, requests ...request) {

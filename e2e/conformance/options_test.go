@@ -3,7 +3,6 @@
 package conformance
 
 import (
-	"encoding/json"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,47 +10,10 @@ import (
 	"postern.dev/postern/internal/envoy"
 )
 
-const extensions = `"@type":"type.googleapis.com/envoy.extensions.filters.`
-
-// gatewayOf is a gateway with the given routes, filters before the router, and fields
-// of the connection manager and the virtual host, each with a comma behind it.
-func gatewayOf(t *testing.T, manager, host, filters string, routes ...string) configuration {
-	t.Helper()
-	if !strings.Contains(manager, "useRemoteAddress") {
-		manager += `"useRemoteAddress":true,`
-	}
-	listener := `{"name":"l","address":{"socketAddress":{"address":"0.0.0.0","portValue":8080}},"filterChains":[{"filters":[{"name":"hcm","typedConfig":{` + extensions + `network.http_connection_manager.v3.HttpConnectionManager",` + manager + `
-	 "statPrefix":"x","serverName":"istio-envoy","routeConfig":{"name":"r","validateClusters":false,"virtualHosts":[{` + host + `"name":"all","domains":["*"],"routes":[` + strings.Join(routes, ",") + `]}]},
-	 "httpFilters":[` + filters + `{"name":"envoy.filters.http.router","typedConfig":{` + extensions + `http.router.v3.Router"}}]}}]}]}`
-	return configuration{name: "options", resources: parse(t, []json.RawMessage{json.RawMessage(listener)}, nil, []json.RawMessage{json.RawMessage(`{"name":"up"}`)})}
-}
-
-// compareAll sends each request over HTTP/1.1 and HTTP/2, or as it says.
-func compareAll(t *testing.T, c configuration, host byte, requests ...request) {
-	t.Helper()
-	p, err := start(t, c, host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conns := p.clients()
-	t.Cleanup(conns.close)
-	id := 0
-	for _, q := range requests {
-		protocols := []string{"HTTP/1.1", "HTTP/2"}
-		if q.proto != "" {
-			protocols = []string{q.proto}
-		}
-		headers := q.headers
-		for _, q.proto = range protocols {
-			id++
-			q.port, q.scheme = 8080, "http"
-			q.headers = append(envoy.Headers{{Name: "cookie", Value: "t=" + strconv.Itoa(id)}}, headers...)
-			if diff := p.compare(conns.of(q), q, strconv.Itoa(id)); diff != "" {
-				t.Errorf("%q\n%s", q, diff)
-			}
-		}
-	}
-}
+const (
+	extensions     = `"@type":"type.googleapis.com/envoy.extensions.filters.`
+	mutationFilter = `{"name":"m","typedConfig":{` + extensions + `http.header_mutation.v3.HeaderMutation"}}`
+)
 
 // optionOf is a HeaderValueOption with more fields, each with a comma before it.
 func optionOf(name, value, more string) string {
@@ -88,7 +50,8 @@ func TestHeaderOptions(t *testing.T) {
 				request{method: "GET", target: target, host: "a.example"})
 		}
 	}
-	compareAll(t, gatewayOf(t, "", `"responseHeadersToAdd":[`+optionOf("x-r", "", set)+`,`+optionOf("x-host", "1", "")+`],`, `{"name":"m","typedConfig":{`+extensions+`http.header_mutation.v3.HeaderMutation"}},`, routes...), 230, requests...)
+	host := `],"responseHeadersToAdd":[` + optionOf("x-r", "", set) + `,` + optionOf("x-host", "1", "")
+	asked(t, 230, listenerOf("l", "0.0.0.0", "", strings.Join(routes, ",")+host, mutationFilter), both(requests)...)
 }
 
 // TestRewrites: what of the path is replaced, and by what, for each kind of match
@@ -110,7 +73,7 @@ func TestRewrites(t *testing.T) {
 			requests = append(requests, request{proto: "HTTP/2", method: "GET", target: "/" + at + "/v1/\xe9", host: "a.example"})
 		}
 	}
-	compareAll(t, gatewayOf(t, "", "", "", routes...), 231, requests...)
+	asked(t, 231, listenerOf("l", "0.0.0.0", `"normalizePath":false,`, strings.Join(routes, ",")), both(requests)...)
 }
 
 // TestRemovedPseudoHeaders: a header_mutation may take them away, which header options
@@ -126,7 +89,7 @@ func TestRemovedPseudoHeaders(t *testing.T) {
 			requests = append(requests, request{method: method, target: path, host: "a.example"}, request{method: method, target: path, host: "a.example", headers: envoy.Headers{{Name: "content-type", Value: "application/grpc"}}})
 		}
 	}
-	compareAll(t, gatewayOf(t, "", "", `{"name":"m","typedConfig":{`+extensions+`http.header_mutation.v3.HeaderMutation"}},`, routes...), 232, requests...)
+	asked(t, 232, listenerOf("l", "0.0.0.0", "", strings.Join(routes, ","), mutationFilter), both(requests)...)
 }
 
 // TestClusterNotFound: RouteAction.cluster_not_found_response_code, also of weighted
@@ -140,7 +103,7 @@ func TestClusterNotFound(t *testing.T) {
 			requests = append(requests, request{method: "GET", target: "/" + code + cluster, host: "a"}, request{method: "POST", target: "/" + code + cluster, host: "a", headers: envoy.Headers{{Name: "content-type", Value: "application/grpc"}}})
 		}
 	}
-	compareAll(t, gatewayOf(t, "", "", "", routes...), 233, requests...)
+	asked(t, 233, listenerOf("l", "0.0.0.0", "", strings.Join(routes, ",")), both(requests)...)
 }
 
 // TestHTTP10: Http1ProtocolOptions.accept_http_10 and default_host_for_http_10.
@@ -164,8 +127,7 @@ func TestHTTP10(t *testing.T) {
 		}
 	}
 	for i, manager := range []string{`"httpProtocolOptions":{"acceptHttp10":true},`, `"httpProtocolOptions":{"acceptHttp10":true,"defaultHostForHttp10":"old.example:80"},"upgradeConfigs":[{"upgradeType":"websocket"}],"stripAnyHostPort":true,`, `"httpProtocolOptions":{"defaultHostForHttp10":"old.example"},`} {
-		c := gatewayOf(t, manager, "", "", `{"match":{"prefix":"/direct"},"directResponse":{"status":200,"body":{"inlineString":"x"}}}`, `{"match":{"prefix":"/redirect"},"redirect":{"pathRedirect":"/x"}}`, `{"match":{"prefix":"/"},"route":{"cluster":"up"}}`)
-		compareAll(t, c, byte(234+i), requests...)
+		asked(t, byte(234+i), listenerOf("l", "0.0.0.0", manager, `{"match":{"prefix":"/direct"},"directResponse":{"status":200,"body":{"inlineString":"x"}}},{"match":{"prefix":"/redirect"},"redirect":{"pathRedirect":"/x"}},`+everyPath), requests...)
 	}
 }
 
@@ -183,7 +145,7 @@ func TestSchemes(t *testing.T) {
 		}
 	}
 	for i, manager := range []string{`"useRemoteAddress":true,`, `"useRemoteAddress":true,"xffNumTrustedHops":1,`, `"useRemoteAddress":false,`} {
-		compareAll(t, gatewayOf(t, manager, "", "", `{"match":{"prefix":"/redirect"},"redirect":{"pathRedirect":"/x"}}`, `{"match":{"prefix":"/"},"route":{"cluster":"up"}}`), byte(237+i), requests...)
+		asked(t, byte(237+i), listenerOf("l", "0.0.0.0", manager, `{"match":{"prefix":"/redirect"},"redirect":{"pathRedirect":"/x"}},`+everyPath), requests...)
 	}
 }
 
@@ -192,9 +154,9 @@ func TestSchemes(t *testing.T) {
 func TestRefusedConfigurations(t *testing.T) {
 	const route = `{"match":{"prefix":"/"},"route":{"cluster":"up"}%s}`
 	mutation := func(m string) string {
-		return `{"name":"m","typedConfig":{` + extensions + `http.header_mutation.v3.HeaderMutation","mutations":{` + m + `}}},`
+		return strings.Replace(mutationFilter, `HeaderMutation"`, `HeaderMutation","mutations":{`+m+`}`, 1)
 	}
-	for i, tt := range []struct {
+	for _, tt := range []struct {
 		name, filters, route string
 		refused              bool
 	}{
@@ -222,22 +184,21 @@ func TestRefusedConfigurations(t *testing.T) {
 		{"a mutation that removes :path", mutation(`"requestMutations":[{"remove":":path"}]`), "", false},
 		{"a mutation that removes nothing", mutation(`"requestMutations":[{"remove":""}]`), "", false},
 		{"a mutation that does nothing", mutation(`"requestMutations":[{}]`), "", true},
-		{"a route's mutation of :path", mutation(``), `,"typedPerFilterConfig":{"m":{` + extensions + `http.header_mutation.v3.HeaderMutationPerRoute","mutations":{"requestMutations":[{"append":` + optionOf(":path", "/x", "") + `}]}}}`, true},
+		{"a route's mutation of :path", "", `,"typedPerFilterConfig":{"m":{` + extensions + `http.header_mutation.v3.HeaderMutationPerRoute","mutations":{"requestMutations":[{"append":` + optionOf(":path", "/x", "") + `}]}}}`, true},
 		{"two rewrites", "", `},{"match":{"prefix":"/"},"route":{"cluster":"up","prefixRewrite":"/x","regexRewrite":{"pattern":{"regex":"x"},"substitution":"y"}}`, true},
 		{"a rewrite behind a template", "", `},{"match":{"pathMatchPolicy":{"name":"t","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig","pathTemplate":"/x/*"}}},"route":{"cluster":"up","prefixRewrite":"/x"}`, true},
 		{"a template", "", `},{"match":{"pathMatchPolicy":{"name":"t","typedConfig":{"@type":"type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig","pathTemplate":"/x/*"}}},"route":{"cluster":"up"}`, false},
 		{"an action without a cluster", "", `},{"match":{"prefix":"/"},"route":{"prefixRewrite":"/x"}`, true},
 		{"no action", "", `},{"match":{"prefix":"/"}`, true},
 	} {
-		c := gatewayOf(t, "", "", tt.filters, strings.Replace(route, "%s", tt.route, 1))
-		_, err := envoy.Compile(c.resources)
-		if (err != nil) != tt.refused {
+		filters := []string{mutationFilter}
+		if tt.filters != "" {
+			filters[0] = tt.filters
+		}
+		r := small(t, listenerOf("l", "0.0.0.0", "", strings.Replace(route, "%s", tt.route, 1), filters...))
+		refusals(t, tt.name, r)
+		if _, err := envoy.Compile(r); (err != nil) != tt.refused {
 			t.Errorf("%s: the engine says %v, want refused %v", tt.name, err, tt.refused)
 		}
-		t.Run(strconv.Itoa(i), func(t *testing.T) {
-			if err := load(t, c, 240); (err != nil) != tt.refused {
-				t.Errorf("%s: Envoy says %v, want refused %v", tt.name, err, tt.refused)
-			}
-		})
 	}
 }

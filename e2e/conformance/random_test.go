@@ -70,7 +70,9 @@ func TestRandomConfigurations(t *testing.T) {
 	unknown := 0
 	var list []string
 	for cause, k := range causes {
-		unknown += k
+		if !strings.Contains(cause, "behind one that removes") { // a pseudo header: makes all of a configuration unknown
+			unknown += k
+		}
 		list = append(list, fmt.Sprintf("%s: %d", cause, k))
 	}
 	sort.Strings(list)
@@ -122,9 +124,7 @@ func compareRandom(t *testing.T, c configuration, extra string, seed uint64, hos
 	t.Helper()
 	const requests, workers = 400, 4
 	if _, err := envoy.Compile(c.resources); err != nil {
-		if load(t, c, host) == nil {
-			t.Errorf("seed %d, %s: Envoy takes the configuration, the engine does not: %v\nwith\n%s", seed, c.name, err, extra)
-		}
+		refusals(t, fmt.Sprintf("seed %d, %s, with\n%s\n", seed, c.name, extra), c.resources)
 		return 0
 	}
 	p, err := start(t, c, host)
