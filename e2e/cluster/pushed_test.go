@@ -40,20 +40,26 @@ type proxy struct {
 
 func (p proxy) String() string { return p.pod.Name + "." + p.pod.Namespace }
 
-// proxyOf is the first running pod of a selector.
-func proxyOf(t *testing.T, kind, namespace, selector string) proxy {
+// proxies are all that run: gateways, and sidecars.
+func proxies(t *testing.T) (gateways, sidecars []proxy) {
 	t.Helper()
-	for _, raw := range list(t, "pods", "-n", namespace, "-l", selector, "--field-selector=status.phase=Running") {
-		p := proxy{kind: kind}
-		if err := json.Unmarshal(raw, &p.pod); err != nil {
+	for _, raw := range list(t, "pods", "-A", "--field-selector=status.phase=Running") {
+		var pod corev1.Pod
+		if err := json.Unmarshal(raw, &pod); err != nil {
 			t.Fatal(err)
 		}
-		if p.pod.DeletionTimestamp == nil {
-			return p
+		has := func(containers []corev1.Container) bool {
+			return slices.ContainsFunc(containers, func(c corev1.Container) bool { return c.Name == "istio-proxy" })
+		}
+		switch {
+		case pod.DeletionTimestamp != nil || !has(pod.Spec.Containers) && !has(pod.Spec.InitContainers):
+		case strings.HasSuffix(pod.Labels["istio"], "gateway"):
+			gateways = append(gateways, proxy{pod, "router"})
+		default:
+			sidecars = append(sidecars, proxy{pod, "sidecar"})
 		}
 	}
-	t.Fatalf("no pod %s runs in %s", selector, namespace)
-	return proxy{}
+	return gateways, sidecars
 }
 
 // dump is the configuration that the pod's Envoy has.
@@ -77,11 +83,11 @@ func list(t *testing.T, args ...string) []json.RawMessage {
 const istioKinds = "namespaces,services,pods,gateways.networking.istio.io,virtualservices,destinationrules,serviceentries,workloadentries,workloadgroups," +
 	"sidecars.networking.istio.io,envoyfilters.networking.istio.io,proxyconfigs,authorizationpolicies,requestauthentications,peerauthentications,telemetries.telemetry.istio.io,wasmplugins"
 
-// TestPushed is the story's gateway, and a sidecar.
+// TestPushed is the story's gateway and all sidecars.
 func TestPushed(t *testing.T) {
-	gateway := proxyOf(t, "router", "istio-system", "istio=ingressgateway")
-	pushed(t, nil, gateway, proxyOf(t, "sidecar", "knative-serving", "app=activator"))
-	explained(t, nil, []proxy{gateway}, []string{
+	pushed(t, nil, 1)
+	gateways, _ := proxies(t)
+	explained(t, nil, gateways, []string{
 		`{"url":"http://localhost/"}`,
 		`{"url":"http://localhost/dex/auth"}`,
 		`{"url":"http://localhost/jupyter/","session":"user@example.com"}`,
@@ -95,12 +101,13 @@ func TestPushed(t *testing.T) {
 	})
 }
 
-// pushed holds what istiod pushed to proxies (the config_dump of each) against what the translator of the same line
-// makes of the objects that the API server has. keys are key sets by issuer, as istiod fetched them.
+// pushed holds what istiod pushed to each Envoy (its config_dump) against what the translator of the same line makes of the
+// objects that the API server has: that many gateways, and the sidecars of Knative's pods at least. keys are key sets by
+// issuer, as istiod fetched them.
 //
 // Compared are all listeners, route configurations and clusters that istiod pushed, whole, by their names: the order
 // of a dump means nothing, and what is static is the bootstrap's. What is left out, and why, says normal.
-func pushed(t *testing.T, keys map[string]string, proxies ...proxy) {
+func pushed(t *testing.T, keys map[string]string, gateways int) {
 	t.Helper()
 	eventually(t, "what istiod pushed is what the translator makes", time.Minute, func() error { // istiod's pushes take a second
 		in := translate.Input{JWKS: keys, Objects: append(list(t, "-A", istioKinds), list(t, "configmaps", "-n", "istio-system", "--field-selector=metadata.name=istio")...)}
@@ -112,7 +119,11 @@ func pushed(t *testing.T, keys map[string]string, proxies ...proxy) {
 			}
 		}
 		dumps := map[string][3]map[string]any{}
-		for _, p := range proxies {
+		routers, sidecars := proxies(t)
+		if len(routers) != gateways || len(sidecars) < 4 {
+			return fmt.Errorf("got %d gateways and %d sidecars, want %d and 4 at least", len(routers), len(sidecars), gateways)
+		}
+		for _, p := range append(routers, sidecars...) {
 			in.Proxies = append(in.Proxies, translate.Proxy{Name: p.String(), Type: p.kind, Namespace: p.pod.Namespace,
 				ServiceAccount: p.pod.Spec.ServiceAccountName, Labels: p.pod.Labels, Addresses: []string{p.pod.Status.PodIP}})
 			has, err := ofDump(p.dump(t))
