@@ -109,7 +109,7 @@ func TestPushed(t *testing.T) {
 // of a dump means nothing, and what is static is the bootstrap's. What is left out, and why, says normal.
 func pushed(t *testing.T, keys map[string]string, gateways int) {
 	t.Helper()
-	eventually(t, "what istiod pushed is what the translator makes", time.Minute, func() error { // istiod's pushes take a second
+	eventually(t, "what istiod pushed is what the translator makes", 5*time.Minute, func() error { // istiod pushes within a second; a loaded machine takes its time
 		in := translate.Input{JWKS: keys, Objects: append(list(t, "-A", istioKinds), list(t, "configmaps", "-n", "istio-system", "--field-selector=metadata.name=istio")...)}
 		selects := map[string]bool{}
 		for _, raw := range in.Objects {
