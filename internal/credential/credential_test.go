@@ -166,6 +166,7 @@ func TestCookies(t *testing.T) {
 		{"authservice_session=x,b=2", "b=2", true},
 		{`"authservice_session"=x`, "", true},
 		{"authservice_session", "", true},
+		{"authservice_session2=x", "authservice_session2=x", false}, // only a star stands for a rest
 		{";;;", "", false},
 	} {
 		rest, removed := WithoutCookies([]string{tt.in}, names)
@@ -235,6 +236,10 @@ func (f *fakeLogin) ask(ctx context.Context, h Headers) (int, http.Header, error
 		return 200, out, nil
 	case cookie == "s=skipped":
 		return 200, named(), nil
+	case cookie == "s=blank":
+		return 200, named(" "), nil
+	case cookie == "s=latin":
+		return 200, named("ad\xe4@example.com"), nil
 	case cookie == "s=two":
 		return 200, named("a", "b"), nil
 	case cookie == "s=system":
@@ -276,6 +281,8 @@ func TestSessions(t *testing.T) {
 		{"a bad token", Headers{"x-auth-token": {"eve"}}, "", InvalidSession},
 		{"a path that the login skips", Headers{"cookie": {"s=skipped"}}, "", ""},
 		{"two names", Headers{"cookie": {"s=two"}}, "", ""},
+		{"a blank name", Headers{"cookie": {"s=blank"}}, "", ""},
+		{"a name that is no text", Headers{"cookie": {"s=latin"}}, "", ""},
 		{"a name on a refusal", Headers{"cookie": {"s=named302"}}, "", ""},
 		{"a name of Kubernetes'", Headers{"cookie": {"s=system"}}, "", ReservedName},
 		{"a name of Postern's", Headers{"cookie": {"s=postern"}}, "", ReservedName},
