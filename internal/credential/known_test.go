@@ -2,7 +2,9 @@ package credential
 
 import (
 	"bytes"
+	"context"
 	"maps"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -152,6 +154,8 @@ func TestTokenNames(t *testing.T) {
 		{"an audience beside a number", with(good(), "aud", []any{"postern", 1}), TokenMalformed},
 		{"a name of 512 bytes", with(good(), "email", strings.Repeat("a", maxName)), ""},
 		{"of 513", with(good(), "email", strings.Repeat("a", maxName+1)), TokenWithoutUser},
+		{"a beginning that is a text", with(good(), "nbf", "0"), TokenMalformed},
+		{"made at a text", with(good(), "iat", "0"), TokenMalformed},
 		{"an end beyond all time", with(good(), "exp", 1e300), TokenMalformed},
 		{"an end before all time", with(good(), "exp", -1), TokenMalformed},
 	} {
@@ -162,6 +166,46 @@ func TestTokenNames(t *testing.T) {
 		if slices.ContainsFunc(c.Groups, func(g string) bool { return g == "" || g == "dex:" }) {
 			t.Errorf("%s: got groups %q", tt.name, c.Groups)
 		}
+	}
+}
+
+// TestTokenID: what goes into the log is short and has no line of its own.
+func TestTokenID(t *testing.T) {
+	i := newIssuer(t)
+	tokens := testTokens(t, i)
+	long := strings.Repeat("j", 64)
+	for jti, want := range map[string]string{"j1": "j1", long: long, long + "j": "", "a\nb": "", "": ""} {
+		_, id, err := tokens.Caller(t.Context(), Credential{text: i.token(with(good(), "jti", jti))}, Live{})
+		if err != nil || id != want {
+			t.Errorf("%q: got %q %v, want %q", jti, id, err, want)
+		}
+	}
+}
+
+// TestSessionsApart: nobody gets the answer that was kept for another's session,
+// however alike the two look.
+func TestSessionsApart(t *testing.T) {
+	ask := func(_ context.Context, h Headers) (int, http.Header, error) {
+		name := strings.ReplaceAll(strings.Join(h["cookie"], "+")+"/"+strings.Join(h["x-auth-token"], "+"), " ", "_")
+		return 200, http.Header{"Kubeflow-Userid": {name}}, nil
+	}
+	s := NewSessions(SessionRules{Cookies: []string{"s"}, Tokens: []string{"x-auth-token"}, User: "kubeflow-userid", Life: time.Minute}, ask, func() time.Time { return noon })
+	names := map[string]bool{}
+	list := []Headers{
+		{"cookie": {"s=ada"}}, {"cookie": {"s=eve"}}, {"cookie": {"s=ada; t=1"}}, {"cookie": {"s=ada", "t=1"}}, {"cookie": {"s=adat=", "1"}}, {"cookie": {"s=ada", "t=", "1"}},
+		{"x-auth-token": {"s=ada"}}, {"cookie": {"s=ada"}, "x-auth-token": {"t"}}, {"cookie": {"s=ada"}, "x-auth-token": {"u"}},
+	}
+	for range 2 {
+		for _, h := range list {
+			c, ok, err := s.Caller(t.Context(), h)
+			if err != nil || !ok {
+				t.Fatalf("%v: got %t %v", h, ok, err)
+			}
+			names[c.User] = true
+		}
+	}
+	if len(names) != len(list) || s.Count().Hits.Load() != uint64(len(list)) {
+		t.Errorf("got %d names for %d sessions: %v", len(names), len(list), slices.Sorted(maps.Keys(names)))
 	}
 }
 

@@ -59,7 +59,7 @@ func TestShown(t *testing.T) {
 func TestHoldsKey(t *testing.T) {
 	for value, want := range map[string]bool{
 		"Bearer postern_x": true, "bearer  POSTERN_x": true, "postern_x": true, "Token token=\"postern_x\"": true, "Basic postern_x": true,
-		"Bearer a,Bearer postern_x": true, "Bearer a.postern_.c": false, "": false, "Bearer posternx": false,
+		"Bearer a,Bearer postern_x": true, "Bearer a,postern_x": true, "Bearer\tpostern_x": true, "Bearer a.postern_.c": false, "": false, "Bearer posternx": false,
 	} {
 		for _, name := range []string{"authorization", "x-api-key"} {
 			if got := HoldsKey(Headers{name: {"x", value}}); got != want {
