@@ -7,6 +7,8 @@ import (
 
 	"postern.dev/postern/internal/access"
 	"postern.dev/postern/internal/manifest"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // TestOneHostTwoModels: KServe's own default domainTemplate, NAME-NAMESPACE.DOMAIN,
@@ -207,5 +209,76 @@ func TestWildcards(t *testing.T) {
 		if got := m.At(8080, host, "/", "GET"); got.Kind != People || got.Host+" "+strings.Join(slices.Sorted(slices.Values(got.VirtualServices)), ",") != want {
 			t.Errorf("%s: got %s %s %v, want %s", host, got.Kind, got.Host, got.VirtualServices, want)
 		}
+	}
+}
+
+// TestLive: a VirtualService as the controllers write it is a model's while exactly one
+// live object outside Kubeflow's namespaces makes it; else the host is refused, or
+// people's in those namespaces. It never falls to login because an object goes.
+func TestLive(t *testing.T) {
+	const host = "iris.kserve-test.example.com"
+	written := modelOf(kserveVS, "kserve-test", "iris")
+	graph := "apiVersion: serving.kserve.io/v1alpha1\nkind: InferenceGraph\nmetadata: {name: NAME, namespace: kserve-test}\nspec: {nodes: {root: {routerType: Sequence, steps: [{serviceName: iris}]}}}\n"
+	// both derives the model's VirtualServices for every object of either kind.
+	both := func(s *manifest.Set) ([]*manifest.Object, error) {
+		out, err := derive(s)
+		for o := range manifest.Of[*manifest.InferenceGraph](s) {
+			made, err := manifest.Bytes("derived", []byte(modelOf(kserveVS, o.Meta.Namespace, o.Meta.Name)))
+			if err != nil {
+				return nil, err
+			}
+			for d := range made.All() {
+				d.Derived = o.String()
+				out = append(out, d)
+			}
+		}
+		return out, err
+	}
+	named := func(name string) string { return strings.Replace(graph, "NAME", name, 1) }
+	for _, tt := range []struct {
+		name   string
+		derive func(*manifest.Set) ([]*manifest.Object, error)
+		text   string
+		change func(*manifest.Object)
+		kind   Kind
+		reason string
+	}{
+		{"as it is", derive, written, nil, Model, ""},
+		{"being deleted", derive, written, func(o *manifest.Object) { o.Meta.DeletionTimestamp = &metav1.Time{} }, Refused, NotDerived},
+		{"a graph of another name", both, written + "\n---\n" + named("iris2"), nil, Model, ""},
+		{"a graph of its name", both, written + "\n---\n" + named("iris"), nil, Refused, NotDerived},
+		{"derived from somebody else's", func(s *manifest.Set) ([]*manifest.Object, error) {
+			out, err := derive(s)
+			for _, o := range out {
+				o.Derived = strings.Replace(o.Derived, "kserve-test/", "backend/", 1)
+			}
+			return out, err
+		}, written + "\n---\napiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: iris, namespace: backend}\nspec: {predictor: {sklearn: {}}}\n", nil, Refused, NotDerived},
+	} {
+		set, err := manifest.Bytes("t.yaml", []byte(gateways+"\n---\n"+tt.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for o := range manifest.Of[*manifest.InferenceService](set) {
+			if tt.change != nil {
+				tt.change(o)
+			}
+		}
+		m, err := Compile(set, Config{Derive: tt.derive, Doors: []Door{{"kubeflow/kubeflow-gateway", 8080}}, Namespaces: []string{"kubeflow", "knative-serving"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.At(8080, host, "/", "GET"); got.Kind != tt.kind || got.Reason != tt.reason {
+			t.Errorf("%s: got %s %q (%s), want %s %q", tt.name, got.Kind, got.Reason, got.Detail, tt.kind, tt.reason)
+		}
+	}
+	// Of a graph nothing is derived: its VirtualService is nobody's.
+	lost := compileMap(t, Config{}, named("walk"), virtualService("kserve-test", "walk", `{gateways: [kubeflow/kubeflow-gateway], hosts: [walk.example.com], http: [{route: [{destination: {host: a.b.svc.cluster.local}}]}]}`))
+	if got := lost.At(8080, "walk.example.com", "/", "GET"); got.Reason != NotDerived {
+		t.Errorf("a graph of which nothing is derived: got %s %q", got.Kind, got.Reason)
+	}
+	ours := "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: own, namespace: kubeflow}\nspec: {predictor: {sklearn: {}}}\n---\n" + modelOf(kserveVS, "kubeflow", "own")
+	if got := compileMap(t, Config{}, ours).At(8080, "own.kubeflow.example.com", "/", "GET"); got.Kind != People {
+		t.Errorf("a model in Kubeflow's namespace: got %s %q", got.Kind, got.Reason)
 	}
 }
