@@ -52,7 +52,7 @@ func (c *container) run(ctx context.Context) int32 {
 	for {
 		began := time.Now()
 		code := c.once(ctx)
-		again := policy == corev1.RestartPolicyAlways && !c.init || c.sidecar() || policy != corev1.RestartPolicyNever && code != 0
+		again := !c.pod.isDeleting() && (policy == corev1.RestartPolicyAlways && !c.init || c.sidecar() || policy != corev1.RestartPolicyNever && code != 0)
 		c.mu.Lock()
 		c.over = ctx.Err() != nil || !again
 		c.waiting = "CrashLoopBackOff"

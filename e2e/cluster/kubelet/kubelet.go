@@ -14,6 +14,7 @@ import (
 	"github.com/virtual-kubelet/virtual-kubelet/node"
 	"github.com/virtual-kubelet/virtual-kubelet/node/nodeutil"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -175,6 +176,13 @@ func (k *Kubelet) DeletePod(_ context.Context, spec *corev1.Pod) error {
 			}
 			k.mu.Unlock()
 			p.changed()
+			// As the kubelet does: virtual-kubelet by itself waits for the end of the grace period, which Knative makes minutes.
+			now, uid := int64(0), spec.UID
+			err := k.Client.CoreV1().Pods(spec.Namespace).Delete(context.Background(), spec.Name,
+				metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &uid}})
+			if err != nil && !errors.IsNotFound(err) && !errors.IsConflict(err) {
+				k.log("%s/%s: delete its object: %v", spec.Namespace, spec.Name, err)
+			}
 		})
 	})
 	return nil

@@ -146,9 +146,30 @@ func (p *pod) terminate(grace time.Duration) {
 	stop(deadline, p.mains)
 	p.cancel() // nothing is restarted any more
 	stop(deadline, p.inits)
-	<-p.done
+	p.end()
 	p.disconnect()
 	_ = os.RemoveAll(p.dir)
+}
+
+func (p *pod) isDeleting() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.deleting
+}
+
+// end waits for the pod's end. A container that ended by itself may have been started again while the others were
+// stopped (a queue-proxy while the model drains): it is of no use any more.
+func (p *pod) end() {
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+		for _, c := range p.containers() {
+			c.signal(syscall.SIGKILL)
+		}
+	}
 }
 
 func stop(deadline context.Context, containers []*container) {
@@ -166,7 +187,6 @@ func (c *container) stop(deadline context.Context) {
 	if running && c.spec.Lifecycle != nil && c.spec.Lifecycle.PreStop != nil {
 		c.hook(deadline, c.spec.Lifecycle.PreStop)
 	}
-	// Restarts go on until the pod's context ends, so what is started meanwhile is stopped too.
 	c.signal(syscall.SIGTERM)
 	for {
 		c.mu.Lock()
