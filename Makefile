@@ -36,7 +36,7 @@ e2e: tools ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer 
 	$(GO) test -tags e2e -p 1 -timeout 40m ./e2e/...
 
 cluster-build: tools ## build a real Kubernetes, Istio, Knative and KServe from their modules (cold: half an hour of CPU)
-	@for tool in ip:iproute2 nft:nftables iptables:iptables; do \
+	@for tool in ip:iproute2 nft:nftables iptables:iptables nsenter:util-linux openssl:openssl; do \
 		command -v $${tool%:*} >/dev/null || { apt-get update -qq && apt-get install -y -qq $${tool#*:} >/dev/null; } || \
 		{ echo "no $${tool%:*}, and it could not be installed: install the package $${tool#*:}" >&2; exit 1; }; done
 	e2e/cluster/k8s/build.sh etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl

@@ -22,6 +22,9 @@ const root = "../.."
 
 func tool(name string) string { return filepath.Join(root, ".tools", "cluster", name) }
 
+// stateDir is the state folder of the cluster that the tests use.
+var stateDir string
+
 // TestMain brings the cluster up for all tests, and down again whatever they do. With CLUSTER_STATE the tests use
 // one that runs already (its state folder), which must be as it was when it came up.
 func TestMain(m *testing.M) {
@@ -88,6 +91,13 @@ func withCluster(m *testing.M) (code int) {
 		}
 		go func() { _, _ = io.Copy(io.Discard, out) }()
 	}
+	gateway, err := os.ReadFile(filepath.Join(state, "gateway"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	doors["gateway"], stateDir = string(gateway), state
+	defer func() { _ = os.RemoveAll(script.dir) }()
 	os.Setenv("KUBECONFIG", filepath.Join(state, "kubeconfig"))
 	return m.Run()
 }
@@ -164,6 +174,18 @@ type answer struct {
 }
 
 const input = `{"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}`
+
+// want says what a call must have got, once the gateway has the configuration.
+func want(t *testing.T, what string, status int, contains string, call func() answer) {
+	t.Helper()
+	eventually(t, what, 2*time.Minute, func() error {
+		got := call()
+		if got.status != status || !strings.Contains(got.location+" "+got.body, contains) {
+			return fmt.Errorf("got %d %s %.300s, want %d with %q", got.status, got.location, got.body, status, contains)
+		}
+		return nil
+	})
+}
 
 // fromPod calls a URL with curl in the document's pod.
 func fromPod(t *testing.T, url string, args ...string) answer {

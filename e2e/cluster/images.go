@@ -29,6 +29,8 @@ func (c *cluster) image(image string) (kubelet.Program, error) {
 		return kubelet.Program{Entrypoint: []string{"sh", "-c", `mkdir -p "$2" && cp "$0"/* "$2"`, filepath.Join(c.root, "examples/story/models/sklearn/1.0/model")}}, nil
 	case "sklearnserver":
 		return c.sklearn()
+	case "transformer":
+		return c.transformer()
 	case "dex":
 		return kubelet.Program{Entrypoint: []string{built("dex")}, Args: []string{"serve", "/etc/dex/cfg/config.yaml"}}, nil
 	case "oauth2-proxy":
@@ -73,6 +75,16 @@ func (c *cluster) sklearn() (kubelet.Program, error) {
 		Entrypoint: []string{filepath.Join(c.tools, "kserve", "bin", "python"), "-m", "sklearnserver"},
 		Env:        map[string]string{"PYTHONPATH": filepath.Join(python, "sklearnserver") + ":" + filepath.Join(python, "storage"), "PYTHONDONTWRITEBYTECODE": "1"},
 	}, nil
+}
+
+// transformer is a transformer on KServe's library (manifests/transformer.py), in the environment of KServe's server.
+func (c *cluster) transformer() (kubelet.Program, error) {
+	program, err := c.sklearn()
+	if err != nil {
+		return kubelet.Program{}, err
+	}
+	program.Entrypoint = []string{program.Entrypoint[0], filepath.Join(c.root, "e2e/cluster/manifests/transformer.py")}
+	return program, nil
 }
 
 // binds are the folders of this machine that hold what the containers' programs are made of.

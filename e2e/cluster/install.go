@@ -228,6 +228,9 @@ func (c *cluster) installStory(ctx context.Context) error {
 			if kind == "Deployment" && name == "dex" {
 				mountDexConfig(o)
 			}
+			if kind == "ConfigMap" && name == "dex" {
+				backFromDex(o)
+			}
 			wanted = append(wanted, o)
 		}
 	}
@@ -251,6 +254,13 @@ func mountDexConfig(deployment object) {
 	spec := deployment["spec"].(object)["template"].(object)["spec"].(object)
 	spec["volumes"] = []any{object{"name": "config", "configMap": object{"name": "dex"}}}
 	spec["containers"].([]any)[0].(object)["volumeMounts"] = []any{object{"name": "config", "mountPath": "/etc/dex/cfg"}}
+}
+
+// backFromDex adds the address at which oauth2-proxy wants a browser back from Dex. authservice's is there.
+func backFromDex(config object) {
+	data := config["data"].(object)
+	const authservice = `redirectURIs: ["/login/oidc"`
+	data["config.yaml"] = strings.Replace(data["config.yaml"].(string), authservice, authservice+`, "http://`+doors["gateway"]+`/oauth2/callback"`, 1)
 }
 
 func (c *cluster) installKnative(ctx context.Context) error {

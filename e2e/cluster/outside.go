@@ -51,6 +51,9 @@ func up(state, root string, more ...string) error {
 		return err
 	}
 	defer os.Remove(filepath.Join(state, "pid"))
+	if err := os.WriteFile(filepath.Join(state, "gateway"), []byte(doors["gateway"]), 0o644); err != nil { // for who comes later
+		return err
+	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	runtime.LockOSThread() // Pdeathsig is about the thread
