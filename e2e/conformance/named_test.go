@@ -97,7 +97,8 @@ func TestHeaderCounts(t *testing.T) {
 				if proto == "HTTP/1.1" {
 					list = append(list, request{proto: proto, method: "POST", host: "a", target: "/", headers: many, body: "x", chunked: true},
 						request{proto: proto, host: "a", target: "/", headers: append(envoy.Headers{{Name: "host", Value: "b"}}, many...)},
-						request{proto: proto, method: "CONNECT", host: "a", target: "a:80", headers: many}, request{proto: proto, host: "a", target: "bad", headers: many}, request{proto: "HTTP/1.0", host: "a", target: "/", headers: many},
+						request{proto: proto, method: "CONNECT", host: "a", target: "a:80", headers: many}, request{proto: proto, host: "a", target: "bad", headers: many}, request{proto: proto, method: "CONNECT", host: "a", target: "/x", headers: many}, request{proto: proto, method: "CONNECT", host: "a", target: "a", headers: many},
+						request{proto: proto, host: "a", target: "*", headers: many}, request{proto: proto, host: "a", target: "http:///x", headers: many}, request{proto: proto, host: "a", target: "http://", headers: many}, request{proto: proto, host: "a", target: "http://?x", headers: many}, request{proto: proto, host: "a", target: "http://a#b", headers: many}, request{proto: proto, method: "NONE", host: "a", target: "/", headers: many}, request{proto: "HTTP/1.0", host: "a", target: "/", headers: many},
 						request{proto: proto, host: "a", target: "http://b/x", headers: many}, request{proto: proto, host: "a/b", target: "/", headers: many})
 				} else {
 					list = append(list, request{proto: proto, method: "CONNECT", host: "a", headers: many})

@@ -70,9 +70,16 @@ func TestBroken(t *testing.T) {
 			t.Fatalf("POSTERN_BROKEN: %v", err)
 		}
 	}
+	seed := uint64(1)
+	if text := os.Getenv("POSTERN_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("POSTERN_SEED: %v", err)
+		}
+	}
 	everything := parse(t, []json.RawMessage{json.RawMessage(envoytest.Everything)}, nil, []json.RawMessage{json.RawMessage(`{"name":"up"}`), json.RawMessage(`{"name":"other"}`)})
 	all := append([]configuration{{name: "everything", resources: everything}}, configurations(t)...)
-	r := rand.New(rand.NewPCG(4, 1))
+	r := rand.New(rand.NewPCG(seed, 1))
 	for i := range n {
 		c := all[0]
 		if i%2 == 1 {

@@ -18,12 +18,16 @@ func (s *stream) codec(c *connManager, req *Request) *Outcome {
 		}
 		return s.codec2(req)
 	}
-	if req.Method != "GET" && req.Method != "POST" && !slices.Contains(methods, req.Method) || !s.target(req) {
+	late := lateTarget(req.Path, req.Method == "CONNECT")
+	sound := s.target(req)
+	if req.Method != "GET" && req.Method != "POST" && !slices.Contains(methods, req.Method) || !sound && !late {
 		return s.local(400, "Bad Request", "http1.codec_error")
 	}
 	switch {
 	case crowded:
 		return s.local(431, "Request Header Fields Too Large", "http1.too_many_headers")
+	case !sound:
+		return s.local(400, "Bad Request", "http1.codec_error")
 	case s.scheme != "" && s.scheme != "http" && s.scheme != "https":
 		return s.local(400, "Bad Request", "http1.invalid_scheme")
 	case s.scheme == "https" && s.tls == nil && c.useRemoteAddress && c.hops == 0: // Http1Settings::validate_scheme_
@@ -43,6 +47,38 @@ func (s *stream) codec(c *connManager, req *Request) *Outcome {
 		return s.early(req, 404, "absolute_path_rejected")
 	}
 	return nil
+}
+
+// lateTarget tells whether a target passes the parser, which looks at the characters of
+// the first line alone, so that it may be refused only behind the headers
+// (balsa_parser.cc isUrlValid, then http1/codec_impl.cc handlePath).
+func lateTarget(target string, connect bool) bool {
+	only := func(s, odd string) bool {
+		for i := range len(s) {
+			if !unreserved(s[i]) && strings.IndexByte(odd, s[i]) < 0 {
+				return false
+			}
+		}
+		return true
+	}
+	path := func(s string) bool {
+		return strings.IndexFunc(s, func(r rune) bool { return r > 126 || r < '!' && r != '\t' && r != '\f' }) < 0
+	}
+	if strings.HasPrefix(target, "/") || strings.HasPrefix(target, "*") {
+		return path(target)
+	}
+	if !connect {
+		scheme, rest, ok := strings.Cut(target, "://")
+		if !ok || strings.Trim(strings.ToLower(scheme), "abcdefghijklmnopqrstuvwxyz") != "" || scheme == "" {
+			return false
+		}
+		target = rest
+	}
+	end := strings.IndexAny(target, "/?")
+	if end < 0 {
+		end = len(target)
+	}
+	return only(target[:end], "!$&'()*+,;=:@[]%") && path(target[end:])
 }
 
 // early is local before the stream has the request: gRPC gets its own form.
