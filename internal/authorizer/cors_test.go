@@ -116,7 +116,8 @@ func TestCrossOrigin(t *testing.T) {
 	}
 	for name, r := range map[string]Request{"nothing": call(), "not allowed": call(adaCookie), "a bad key": call("x-api-key: postern_x")} {
 		v := s.decide(t, r)
-		if v.Allow || !slices.Equal(headerOf(v.Headers, "access-control-allow-origin"), []string{app}) || len(v.Response) > 0 {
+		if v.Allow || !slices.Equal(headerOf(v.Headers, "access-control-allow-origin"), []string{app}) || len(v.Response) > 0 ||
+			!slices.Equal(headerOf(v.Headers, "vary"), []string{"Origin"}) || !slices.Equal(headerOf(v.Headers, "access-control-expose-headers"), []string{"www-authenticate"}) {
 			t.Errorf("%s: got %s %v", name, v.Reason, v.Headers)
 		}
 	}

@@ -72,7 +72,7 @@ func TestPeopleAnswered(t *testing.T) {
 		headers []Header
 		body    string
 	}{
-		{"a page", response(403, http.Header{"Content-Type": {"text/html"}, "X-A": {"1", "2"}, "Connection": {"close, x-hop"}, "X-Hop": {"1"}, "Transfer-Encoding": {"chunked"}, "Content-Length": {"4"}}, "<p>\n"), 403, LoginRefused, []Header{{"content-type", "text/html"}, {"x-a", "1"}, {"x-a", "2"}}, "<p>\n"},
+		{"a page", response(403, http.Header{"Content-Type": {"text/html"}, "X-A": {"1", "2"}, "Connection": {"close, x-hop"}, "X-Hop": {"1"}, "Transfer-Encoding": {"chunked"}, "Content-Length": {"4"}, "Keep-Alive": {"1"}, "Proxy-Connection": {"1"}, "Proxy-Authenticate": {"1"}, "Te": {"1"}, "Trailer": {"X"}, "Upgrade": {"h2c"}}, "<p>\n"), 403, LoginRefused, []Header{{"content-type", "text/html"}, {"x-a", "1"}, {"x-a", "2"}}, "<p>\n"},
 		{"202 is no yes", response(202, nil, ""), 202, LoginRefused, nil, ""},
 		{"204 is no yes", response(204, nil, ""), 204, LoginRefused, nil, ""},
 		{"an error of its own", response(500, nil, "oops"), 500, LoginRefused, nil, "oops"},

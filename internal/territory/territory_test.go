@@ -212,6 +212,11 @@ func TestForged(t *testing.T) {
 		{"a second destination", "weight: 100}]", "weight: 50}, {destination: {host: own}, weight: 50}]"},
 		{"a route more", "  http:\n", "  http:\n  - {match: [{headers: {x: {exact: y}}}], route: [{destination: {host: own}}]}\n"},
 		{"tcp", "  http:\n", "  tcp: [{route: [{destination: {host: own}}]}]\n  http:\n"},
+		{"tls", "  http:\n", "  tls: [{match: [{sniHosts: [iris.kserve-test.example.com]}], route: [{destination: {host: own}}]}]\n  http:\n"},
+		{"a delegate", "    route: [{destination: {host: knative-local-gateway.istio-system.svc.cluster.local, port: {number: 80}}, weight: 100}]\n", "    delegate: {name: x}\n"},
+		{"a redirect", "    route: [{destination: {host: knative-local-gateway.istio-system.svc.cluster.local, port: {number: 80}}, weight: 100}]\n", "    redirect: {authority: victim}\n"},
+		{"an answer of its own", "    route: [{destination: {host: knative-local-gateway.istio-system.svc.cluster.local, port: {number: 80}}, weight: 100}]\n", "    directResponse: {status: 200}\n"},
+		{"a route more at the end", "weight: 100}]\n", "weight: 100}]\n  - {route: [{destination: {host: own}}]}\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			text := modelOf(kserveVS, "kserve-test", "iris")
@@ -222,8 +227,11 @@ func TestForged(t *testing.T) {
 			text = strings.Replace(text, "namespace: kserve-test}", "namespace: kserve-test, ownerReferences: [{apiVersion: serving.kserve.io/v1beta1, kind: InferenceService, name: iris, uid: u}]}", 1)
 			m := compileMap(t, Config{}, text)
 			want := People
-			if tt.name == "the original" {
+			switch tt.name {
+			case "the original":
 				want = Model
+			case "a redirect", "an answer of its own": // they reach nothing: an application, which needs a rule of its own
+				want = Application
 			}
 			if got := m.At(8080, "iris.kserve-test.example.com", "/", "GET"); got.Kind != want {
 				t.Errorf("got %s %+v, want %s", got.Kind, got, want)
