@@ -108,6 +108,7 @@ spec: {selector: {app: web}}
 		{"in Kubeflow's namespace, to its own Service", "kubeflow", webSpec, People},
 		{"Kubeflow's host in capitals", "backend", swap("[web.example.com]", "[web.example.com, KF.EXAMPLE.COM]"), People},
 		{"a host below Kubeflow's", "backend", swap("[web.example.com]", "[web.example.com, x.kf.example.com]"), Application},
+		{"a Gateway of its own namespace", "backend", swap("kubeflow/kubeflow-gateway", "./kubeflow-gateway"), People},
 		{"a star before it", "backend", swap("[web.example.com]", `[web.example.com, "*.web.example.com"]`), People},
 	} {
 		m := compileMap(t, Config{Hosts: []string{"kf.example.com"}}, more, virtualService(tt.namespace, "web", tt.spec))
