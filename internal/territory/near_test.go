@@ -150,9 +150,17 @@ func TestSettled(t *testing.T) {
 		if (got.Kind == Application) != tt.settled || !tt.settled && got.Reason != AmbiguousRoute {
 			t.Errorf("%s: got %s %q (%s)", tt.name, got.Kind, got.Reason, got.Detail)
 		}
+		if got := m.At(8080, "web.example.com", "/web/", "DELETE"); tt.settled && (got.Kind == Application) == strings.HasPrefix(tt.match, "{method") {
+			t.Errorf("%s: the other method: got %s %s", tt.name, got.Kind, got.Resource) // both match it, or one does
+		}
 		if got := m.At(8080, "web.example.com", "/x/", "GET"); tt.settled && (got.Resource != access.Application("backend", "x")) && !strings.Contains(tt.match, "DELETE") {
 			t.Errorf("%s: its own path: got %s %s", tt.name, got.Kind, got.Resource)
 		}
+	}
+	delegate := virtualService("backend", "x", `{gateways: [kubeflow/kubeflow-gateway], hosts: [web.example.com], http: [{match: [{uri: {prefix: /x/}}], delegate: {name: y}}]}`)
+	m := compileMap(t, Config{}, virtualService("backend", "web", strings.Replace(webSpec, "[{route", "[{match: [{uri: {prefix: /web/}}], route", 1)), delegate)
+	if got := m.At(8080, "web.example.com", "/web/", "GET"); got.Reason != AmbiguousRoute {
+		t.Errorf("a delegate beside it: got %s %q", got.Kind, got.Reason)
 	}
 }
 
