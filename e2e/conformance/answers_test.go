@@ -90,3 +90,24 @@ func TestAnswersOfAuthorizers(t *testing.T) {
 		asked(t, byte(241+i), listenerOf("l", "0.0.0.0", "", route, authz), both(requests)...)
 	}
 }
+
+// TestAnswersThatFillTheRequest: an allowing answer that adds to more headers than the
+// listener takes is refused, with what the route adds to answers, also where the choice
+// of the route was cleared.
+func TestAnswersThatFillTheRequest(t *testing.T) {
+	var requests []request
+	for n := range 12 {
+		var many envoy.Headers
+		for k := range n {
+			many = append(many, envoy.Header{Name: "x-many-" + strconv.Itoa(k), Value: "1"})
+		}
+		for i := range 8 {
+			requests = append(requests, request{method: "GET", target: "/" + strconv.Itoa(i), host: "a.example", headers: many})
+		}
+	}
+	for i, clear := range []string{"false", "true"} {
+		authz := `{"name":"a","typedConfig":{` + extensions + `http.ext_authz.v3.ExtAuthz","clearRouteCache":` + clear + `,"grpcService":{"envoyGrpc":{"clusterName":"posternd."}},"transportApiVersion":"V3"}}`
+		route := `{"match":{"prefix":"/"},"route":{"cluster":"up"},"responseHeadersToAdd":[` + optionOf("x-s", "1", "") + `]}`
+		asked(t, byte(244+i), listenerOf("l", "0.0.0.0", `"commonHttpProtocolOptions":{"maxHeadersCount":14},`, route, authz), both(requests)...)
+	}
+}

@@ -357,6 +357,9 @@ func (f *extAuthz) allow(s *stream, c okChange) *Outcome {
 	}
 	if overfull {
 		s.trace.add(Step{Stage: f.name, Text: "allowed by " + f.cluster + ", which adds to more headers than the listener takes"})
+		if !s.choose() { // again, if it is cleared: the reply has the headers of the route's answers
+			return unknown(s.unknown)
+		}
 		return s.local(500, "", "ext_authz_invalid")
 	}
 	for _, name := range c.remove {

@@ -340,6 +340,25 @@ func TestAuthorizersSetPseudoHeaders(t *testing.T) {
 	}
 }
 
+// An answer that adds to more headers than the listener takes is refused, with what the
+// route adds to answers, also where the choice of the route was cleared.
+func TestAnswerThatFillsTheRequest(t *testing.T) {
+	for _, clear := range []string{"false", "true"} {
+		p := compileManager(t, `"commonHttpProtocolOptions":{"maxHeadersCount":10},`, `{"match":{"prefix":"/"},"route":{"cluster":"up"},"responseHeadersToAdd":[`+optionOf("x-s", "1", "")+`]}`,
+			`{"name":"a","typedConfig":{`+filterType+`ext_authz.v3.ExtAuthz","clearRouteCache":`+clear+`,"grpcService":{"envoyGrpc":{"clusterName":"up"}}}}`)
+		answer := &authv3.OkHttpResponse{}
+		for i := range 9 {
+			answer.Headers = append(answer.Headers, &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: fmt.Sprintf("x-%d", i), Value: "1"}})
+		}
+		o := p.Evaluate(get("/"), Env{Authorize: func(Check) Answer {
+			return Answer{GRPC: &authv3.CheckResponse{HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: answer}}}
+		}}, nil)
+		if o.Kind != Local || o.Status != 500 || headerOf(o.Headers, "x-s") != "1" {
+			t.Errorf("clear_route_cache %s: got %s %d %v (%s)", clear, o.Kind, o.Status, o.Headers, o.Reason)
+		}
+	}
+}
+
 // A request that is let through although the authorizer failed says so, beside what the
 // client says.
 func TestFailureModeHeader(t *testing.T) {
