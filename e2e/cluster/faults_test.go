@@ -253,7 +253,7 @@ func dexStops(t *testing.T) {
 	sh(t, podCall, `"predictions":[1,1]`, "200")
 	sh(t, as(browser, "person.txt"), `"kubeflow-userid":"user@example.com"`, "200")
 	sh(t, browser, "302 ", "/dex/auth")
-	shWant(t, outside+"http://"+gatewayShown+"/dex/healthz", "503")
+	shWant(t, outside+"http://"+gatewayShown+"/dex/healthz", "no healthy upstream", "503")
 	sh(t, "kubectl scale deployment/dex -n auth --replicas=1", "scaled")
 	sh(t, "kubectl rollout status deployment/dex -n auth", "successfully rolled out")
 
@@ -302,10 +302,21 @@ func apiServerStops(t *testing.T) {
 	shWant(t, podCall, `"predictions":[1,1]`, "200")
 	time.Sleep(2 * time.Second) // for the loop to get an answer more
 	sh(t, "kubectl exec myapp-pod -- touch done")
-	calls := sh(t, "kubectl exec myapp-pod -- uniq calls.txt", "pods_stale", "503")
-	lines := strings.Split(strings.TrimSpace(calls), "\n")
-	if len(lines) != 3 || !strings.HasSuffix(lines[0], "200") || !strings.HasSuffix(lines[1], "503") || !strings.HasSuffix(lines[2], "200") {
-		t.Errorf("the pod got, one after the other,\n%s\nwant 200, 503 pods_stale, 200", strings.Join(lines, "\n"))
+	// Each of the two posternd has its own clock: around the tenth second, and again at the end, the answers alternate.
+	sh(t, "kubectl exec myapp-pod -- sh -c 'head -n 1 calls.txt; grep -m 1 503 calls.txt; tail -n 1 calls.txt'", "pods_stale")
+	refused := 0
+	lines := strings.Split(strings.TrimSpace(kubectl(t, "exec", "myapp-pod", "--", "cat", "calls.txt")), "\n")
+	for i, line := range lines {
+		switch {
+		case strings.HasSuffix(line, " 200"):
+		case strings.HasSuffix(line, " 503") && strings.Contains(line, `"pods_stale"`) && i > 0 && i < len(lines)-1:
+			refused++
+		default:
+			t.Errorf("answer %d of %d to the pod: %s", i+1, len(lines), line)
+		}
+	}
+	if refused < 5 {
+		t.Errorf("the pod was refused %d times of %d, want it for seconds", refused, len(lines))
 	}
 }
 
