@@ -120,6 +120,7 @@ func New(cfg Config, opts Options) (*Authorizer, error) {
 		return nil, err
 	}
 	rules := a.login.sessionRules()
+	rules.Others = cfg.Tokens.prefixes()
 	a.sessions = credential.NewSessions(rules, a.login.session, a.now)
 	if slices.Contains(a.login.rules.RequestHeaders, "authorization") {
 		rules.Cookies, rules.Tokens = nil, []string{"authorization"}

@@ -284,6 +284,19 @@ func TestApplicationIsNoModel(t *testing.T) {
 	}
 }
 
+// TestBorrowedName: a session, or a token whose names stand without a prefix, names
+// nobody of an issuer that has one.
+func TestBorrowedName(t *testing.T) {
+	cfg := newShop(t).cfg
+	cfg.Tokens.Issuers = append(slices.Clone(cfg.Tokens.Issuers), Issuer{Issuer: "https://git.example.com", Audiences: []string{"postern"}, Keys: cfg.Tokens.Issuers[0].Keys, Username: Name{Prefix: "git:"}})
+	f := newFixture(t, cfg)
+	for cookie, want := range map[string]string{"git:ada": credential.ReservedName, "git.ada": NotAllowed} {
+		if v := f.decide(t, ask(8080, outside, "POST", openOut, predictPath, "cookie: authservice_session="+cookie)); v.Reason != want {
+			t.Errorf("%s: got %s, want %s", cookie, v.Reason, want)
+		}
+	}
+}
+
 // TestKeyNeverAsked: the login is asked about a token for a model behind login, never
 // about an API key of Postern's, nor where it does not see Authorization.
 func TestKeyNeverAsked(t *testing.T) {

@@ -186,6 +186,15 @@ func (is Issuer) claim(n Name) credential.Claim {
 	return credential.Claim{Name: n.Claim, Prefix: n.Prefix}
 }
 
+// prefixes are those of the issuers' names.
+func (t Tokens) prefixes() credential.Prefixes {
+	var rules []credential.TokenRules
+	for _, is := range t.Issuers {
+		rules = append(rules, credential.TokenRules{User: is.user(), Groups: is.groups()})
+	}
+	return credential.PrefixesOf(rules)
+}
+
 // newTokens reads the files and makes the judge of tokens.
 func newTokens(t Tokens, opts Options) (*credential.Tokens, error) {
 	var rules []credential.TokenRules

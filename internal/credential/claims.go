@@ -66,8 +66,8 @@ func texts(v any) (out []string, valid bool) {
 }
 
 // person reads the user and the groups from the claims that an issuer's rules
-// name.
-func (c claimSet) person(user, groups Claim) (access.Caller, error) {
+// name. others are the prefixes of all issuers.
+func (c claimSet) person(user, groups Claim, others Prefixes) (access.Caller, error) {
 	name := c.text(user.Name)
 	if !printable(name) {
 		return access.Caller{}, &Refusal{Reason: TokenWithoutUser, Message: "the token has no usable claim " + user.Name + ", by which its user is named here"}
@@ -106,6 +106,16 @@ func (c claimSet) person(user, groups Claim) (access.Caller, error) {
 		if err := reserved(c); err != nil {
 			return access.Caller{}, err
 		}
+	}
+	var bare access.Caller // the names that stand as the token says them
+	if user.Prefix == "" {
+		bare.User = caller.User
+	}
+	if groups.Prefix == "" {
+		bare.Groups = caller.Groups
+	}
+	if err := others.refuse(bare.User, bare.Groups); err != nil {
+		return access.Caller{}, err
 	}
 	caller.Groups = append(caller.Groups, access.AuthenticatedGroup)
 	return caller, nil

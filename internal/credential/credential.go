@@ -5,6 +5,7 @@
 package credential
 
 import (
+	"slices"
 	"strings"
 
 	"postern.dev/postern/internal/access"
@@ -56,6 +57,39 @@ func (r *Refusal) Error() string {
 }
 
 func (r *Refusal) Unwrap() error { return r.cause }
+
+// Prefixes are what the names of issuers begin with that have a prefix.
+type Prefixes struct{ Users, Groups []string }
+
+// add takes in the prefixes of one issuer.
+func (p *Prefixes) add(user, groups Claim) {
+	if user.Name != "" && user.Prefix != "" {
+		p.Users = append(p.Users, user.Prefix)
+	}
+	if groups.Name != "" && groups.Prefix != "" {
+		p.Groups = append(p.Groups, groups.Prefix)
+	}
+}
+
+// PrefixesOf are those of several issuers.
+func PrefixesOf(rules []TokenRules) (p Prefixes) {
+	for _, r := range rules {
+		p.add(r.User, r.Groups)
+	}
+	return p
+}
+
+// refuse refuses names that have no prefix of their own and begin with one that
+// another issuer has: they would be the names of its people.
+func (p Prefixes) refuse(user string, groups []string) error {
+	begins := func(name string, list []string) bool {
+		return slices.ContainsFunc(list, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	}
+	if begins(user, p.Users) || slices.ContainsFunc(groups, func(g string) bool { return begins(g, p.Groups) }) {
+		return &Refusal{Reason: ReservedName, Message: "the user or a group has a name that begins as those of another issuer do"}
+	}
+	return nil
+}
 
 // reserved refuses a caller from outside who bears one of the names that
 // Kubernetes or Postern give out themselves.

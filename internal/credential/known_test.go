@@ -13,6 +13,7 @@ import (
 
 	"postern.dev/postern/internal/access"
 	"postern.dev/postern/internal/apikey"
+	"postern.dev/postern/internal/keyset"
 	"postern.dev/postern/internal/manifest"
 
 	corev1 "k8s.io/api/core/v1"
@@ -148,6 +149,10 @@ func TestTokenNames(t *testing.T) {
 		{"a group of Postern's", with(good(), "groups", []string{"ops", "postern:pods"}), ReservedName},
 		{"a group of Kubernetes' where groups are not read", with(machine, "groups", []string{"system:masters"}), ""},
 		{"one group as a text", with(good(), "groups", "ops"), ""},
+		{"another issuer's prefix", with(good(), "email", "client:robot"), ReservedName},
+		{"almost", with(good(), "email", "client.robot"), ""},
+		{"behind a prefix of its own", with(machine, "sub", "git:ada"), ""},
+		{"the prefix of groups, for a user", with(good(), "email", "dex:ada"), ""},
 		{"an empty group", with(good(), "groups", []string{"", "ops"}), ""},
 		{"a group with a line break", with(good(), "groups", []string{"a\nb"}), TokenMalformed},
 		{"a group that is a number", with(good(), "groups", []any{"ops", 1}), TokenMalformed},
@@ -165,6 +170,44 @@ func TestTokenNames(t *testing.T) {
 		}
 		if slices.ContainsFunc(c.Groups, func(g string) bool { return g == "" || g == "dex:" }) {
 			t.Errorf("%s: got groups %q", tt.name, c.Groups)
+		}
+	}
+}
+
+// TestBorrowedNames: where names stand without a prefix, none may begin as those of an
+// issuer with one do, in a token or in a session.
+func TestBorrowedNames(t *testing.T) {
+	i := newIssuer(t)
+	keys, err := keyset.Fixed(i.jwks())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := []TokenRules{
+		{Issuer: dex, Audiences: []string{"postern"}, Keys: keys, User: Claim{Name: "email"}, Groups: Claim{Name: "groups"}},
+		{Issuer: "https://git.example.com", Audiences: []string{"postern"}, Keys: keys, User: Claim{"sub", "git:"}, Groups: Claim{"groups", "git-team:"}},
+		{Issuer: "https://old.example.com", Audiences: []string{"postern"}, Keys: keys, User: Claim{"sub", "old:"}, Groups: Claim{"", "old-team:"}}, // no groups are read
+	}
+	tokens := NewTokens(rules, func() time.Time { return noon })
+	for _, tt := range []struct{ user, group, want string }{
+		{"ada@example.com", "ops", ""},
+		{"git:ada", "ops", ReservedName},
+		{"git", "ops", ""},
+		{"old:ada", "ops", ReservedName},
+		{"ada@example.com", "git-team:ops", ReservedName},
+		{"ada@example.com", "git:ops", ""},
+		{"git-team:ops", "ops", ""},
+		{"ada@example.com", "old-team:ops", ""},
+	} {
+		_, _, err := tokens.Caller(t.Context(), Credential{text: i.token(with(with(good(), "email", tt.user), "groups", []string{"lab", tt.group}))}, Live{})
+		if reasonOf(err) != tt.want {
+			t.Errorf("a token of %s in %s: got %v, want %q", tt.user, tt.group, err, tt.want)
+		}
+		ask := func(context.Context, Headers) (int, http.Header, error) {
+			return 200, http.Header{"Kubeflow-Userid": {tt.user}, "Kubeflow-Groups": {"lab," + tt.group}}, nil
+		}
+		s := NewSessions(SessionRules{Cookies: []string{"s"}, User: "kubeflow-userid", Groups: "kubeflow-groups", Others: PrefixesOf(rules)}, ask, time.Now)
+		if _, ok, err := s.Caller(t.Context(), Headers{"cookie": {"s=1"}}); reasonOf(err) != tt.want || ok != (tt.want == "") {
+			t.Errorf("a session of %s in %s: got %t %v, want %q", tt.user, tt.group, ok, err, tt.want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package credential
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -35,6 +36,8 @@ type SessionRules struct {
 	// Groups is the header with the person's groups, separated by commas; empty
 	// when the login gives none.
 	Groups string
+	// Others are what names of issuers of tokens begin with: the login gives none such.
+	Others Prefixes
 	// Life is how long an answer is believed: so long a logged-out session goes on.
 	Life time.Duration
 }
@@ -182,7 +185,7 @@ func (s *Sessions) read(status int, header http.Header) (access.Caller, bool, er
 			}
 		}
 	}
-	if err := reserved(c); err != nil {
+	if err := errors.Join(reserved(c), s.rules.Others.refuse(c.User, c.Groups)); err != nil {
 		return access.Caller{}, false, err
 	}
 	c.Groups = append(c.Groups, access.AuthenticatedGroup)

@@ -66,9 +66,10 @@ type TokenRules struct {
 // change, or there are too many; whether what it is bound to lives is looked at
 // every time. It is safe for use by several goroutines.
 type Tokens struct {
-	rules   []TokenRules
-	allowed []jose.SignatureAlgorithm
-	now     func() time.Time
+	rules    []TokenRules
+	prefixes Prefixes
+	allowed  []jose.SignatureAlgorithm
+	now      func() time.Time
 
 	count Count
 	mu    sync.Mutex
@@ -88,7 +89,7 @@ type verified struct {
 // NewTokens makes a judge of the tokens of these issuers. One issuer may have
 // several rules, for audiences of their own.
 func NewTokens(rules []TokenRules, now func() time.Time) *Tokens {
-	t := &Tokens{now: now, seen: map[[sha256.Size]byte]*verified{}}
+	t := &Tokens{now: now, prefixes: PrefixesOf(rules), seen: map[[sha256.Size]byte]*verified{}}
 	for _, alg := range keyset.Algorithms() {
 		t.allowed = append(t.allowed, jose.SignatureAlgorithm(alg))
 	}
@@ -185,7 +186,7 @@ func (t *Tokens) verify(ctx context.Context, text string, at int64) (*verified, 
 		v.id = ""
 	}
 	if !rules.Cluster {
-		v.caller, err = claims.person(rules.User, rules.Groups)
+		v.caller, err = claims.person(rules.User, rules.Groups, t.prefixes)
 		return v, err
 	}
 	var ok bool
