@@ -141,8 +141,16 @@ spec: {gateways: [kubeflow/kubeflow-gateway], hosts: [paged.alice.example.com], 
 	if v := s.decide(t, req); !v.Allow || len(v.Response) > 0 {
 		t.Errorf("a host of its own: got %s %v", v.Reason, v.Response)
 	}
+	nobody := ask(8080, outside, "GET", paged, predictPath)
+	if got := headerOf(s.decide(t, nobody).Headers, "www-authenticate"); len(got) != 1 || !strings.Contains(got[0], "resource_metadata") {
+		t.Errorf("a host of its own: got %v", got)
+	}
 	s.swap(pages, shared)
-	v := s.decide(t, req)
+	v := s.decide(t, nobody)
+	if got := headerOf(v.Headers, "www-authenticate"); v.Status != 401 || len(got) != 1 || strings.Contains(got[0], "resource_metadata") {
+		t.Errorf("a shared host has no metadata of one resource: got %d %v", v.Status, got)
+	}
+	v = s.decide(t, req)
 	if !v.Allow || !slices.Equal(headerOf(v.Response, "content-security-policy"), []string{"sandbox"}) || !slices.Equal(headerOf(v.Response, "x-content-type-options"), []string{"nosniff"}) {
 		t.Errorf("got %s %v", v.Reason, v.Response)
 	}

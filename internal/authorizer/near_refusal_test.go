@@ -128,3 +128,22 @@ func TestSessionKept(t *testing.T) {
 		t.Errorf("asked %s %s at %s", r.Method, r.URL.RequestURI(), r.URL.Host)
 	}
 }
+
+// TestConfiguredValues: what the configuration says stands, defaults or not.
+func TestConfiguredValues(t *testing.T) {
+	c, err := ParseConfig("c.yaml", []byte(fullConfig+"cors: {methods: [GET], maxAge: 1m}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Gateways = []Workload{{"edge", map[string]string{"role": "gw"}}}
+	d := c.withDefaults()
+	if l := d.Login.Delegate; l.SessionLife != 3*time.Second || l.Timeout != time.Second || l.SessionPath != "/oauth2/auth" || !slices.Equal(d.CORS.Methods, []string{"GET"}) || d.CORS.MaxAge != time.Minute {
+		t.Errorf("got %+v %+v", l, d.CORS)
+	}
+	if g := c.PodRules().Gateways; len(g) != 1 || g[0].Namespace != "edge" {
+		t.Errorf("got gateways %v, want the configured one alone", g)
+	}
+	if g := (Config{}).PodRules().Gateways; len(g) != 2 || g[0].Namespace != "istio-system" || g[1].Namespace != "istio-system" {
+		t.Errorf("got gateways %v by default", g)
+	}
+}
