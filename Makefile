@@ -17,12 +17,18 @@ help: ## this list
 # Istio lines that make test builds: an old one and the newest. make translators builds all.
 LINES = istio-1.17 istio-1.31
 
-test: tools ## everything: vet, unit tests with the race detector, the real parts, an old and the newest translator
+# Layouts that make test brings up on the real control plane, beside the story's: the newest release with oauth2-proxy,
+# and an older one with authservice and a gateway of the pods' own. make e2e-cluster brings up all.
+LAYOUTS = 26.03,v1.8.1
+
+test: tools cluster-build ## everything: vet, unit tests with the race detector, the real parts, a real control plane, an old and the newest translator
 	rm -rf $(RESULTS) && mkdir -p $(RESULTS)
-	$(GO) vet ./... && $(GO) vet -tags e2e ./e2e/...
+	$(GO) vet ./... && $(GO) vet -tags e2e ./e2e/... && cd e2e/cluster && $(GO) vet ./... && $(GO) vet -tags e2e ./...
 	$(GOTESTSUM) --jsonfile $(RESULTS)/unit.json -- -race ./...
 	$(GOTESTSUM) --jsonfile $(RESULTS)/e2e.json -- -tags e2e -p 1 -timeout 40m ./e2e/...
 	cd e2e/rbac && ../../$(GOTESTSUM) --jsonfile ../../$(RESULTS)/e2e-rbac.json -- ./...
+	cd e2e/cluster && ../../$(GOTESTSUM) --jsonfile ../../$(RESULTS)/e2e-cluster.json -- -tags e2e -timeout 40m -skip '^TestLayouts$$' ./...
+	cd e2e/cluster && CLUSTER_LAYOUTS=$(LAYOUTS) ../../$(GOTESTSUM) --jsonfile ../../$(RESULTS)/e2e-layouts.json -- -tags e2e -timeout 40m -run '^TestLayouts$$' .
 	GOTESTSUM="$(CURDIR)/$(TOOLS)/gotestsum" RESULTS="$(CURDIR)/$(RESULTS)" sh translator/test.sh contract $(LINES)
 	scripts/count $(RESULTS)
 
@@ -36,7 +42,7 @@ e2e: tools ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer 
 	$(GO) test -tags e2e -p 1 -timeout 40m ./e2e/...
 
 cluster-build: tools ## build a real Kubernetes, Istio, Knative and KServe from their modules (cold: half an hour of CPU)
-	@for tool in ip:iproute2 nft:nftables iptables:iptables nsenter:util-linux openssl:openssl; do \
+	@for tool in ip:iproute2 nft:nftables iptables:iptables nsenter:util-linux sysctl:procps hostname:hostname curl:curl openssl:openssl; do \
 		command -v $${tool%:*} >/dev/null || { apt-get update -qq && apt-get install -y -qq $${tool#*:} >/dev/null; } || \
 		{ echo "no $${tool%:*}, and it could not be installed: install the package $${tool#*:}" >&2; exit 1; }; done
 	e2e/cluster/k8s/build.sh etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl

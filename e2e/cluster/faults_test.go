@@ -52,6 +52,7 @@ func faults(t *testing.T) {
 		{"Dex stops", dexStops},
 		{"the API server stops", apiServerStops},
 		{"a tenant's bad objects", badObjects},
+		{"a tenant takes posternd's name", stolenName},
 		{"the route metadata's filter goes", filterGoes},
 	} {
 		if !t.Run(fault.name, fault.do) {
@@ -356,6 +357,52 @@ func badObjects(t *testing.T) {
 	sh(t, outCall, "credential_required", "401")
 	sh(t, "kubectl delete -f hostless.yaml", "deleted")
 	sh(t, "kubectl delete role,rolebinding tenant -n team-b", "deleted")
+}
+
+// stolenName: a tenant's ServiceEntry of posternd's name, which leads to an address of the tenant's choice, changes
+// neither where the gateways ask nor anybody's answer.
+func stolenName(t *testing.T) {
+	asked := func() string {
+		t.Helper()
+		var out []string
+		for line := range strings.Lines(kubectl(t, "exec", "-n", "istio-system", "deploy/istio-ingressgateway", "-c", "istio-proxy", "--", "pilot-agent", "request", "GET", "clusters")) {
+			if strings.Contains(line, "posternd") && strings.HasSuffix(strings.TrimSpace(line), "::healthy") {
+				out = append(out, line)
+			}
+		}
+		slices.Sort(out)
+		return strings.Join(out, "")
+	}
+	before := asked()
+	if !strings.Contains(before, "|9000||posternd.postern-system.svc.cluster.local::10.") {
+		t.Fatalf("the gateway asks at\n%s", before)
+	}
+	file := filepath.Join(t.TempDir(), "stolen.yaml")
+	if err := os.WriteFile(file, []byte(`apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: posternd, namespace: team-b}
+spec:
+  hosts: [posternd.postern-system.svc.cluster.local]
+  ports: [{number: 9000, name: grpc, protocol: GRPC}]
+  resolution: STATIC
+  location: MESH_INTERNAL
+  endpoints: [{address: 10.244.255.254}]
+`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ofCI(t, func() {
+		kubectl(t, "apply", "-f", file)
+		for range 10 { // for nothing to change
+			time.Sleep(time.Second)
+			if got := fromOutside(t, modelHost, modelPath, input, "Content-Type", "application/json"); got.status != 401 {
+				t.Fatalf("nobody: got %d %.300s, want 401", got.status, got.body)
+			}
+		}
+		if after := asked(); after != before {
+			t.Errorf("the gateway asks at\n%s\nbefore it asked at\n%s", after, before)
+		}
+	}, 200)
+	kubectl(t, "delete", "-f", file)
 }
 
 // filterGoes: with routing: metadata each check must name the VirtualService that Envoy chose.

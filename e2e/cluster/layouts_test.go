@@ -29,9 +29,17 @@ func TestLayouts(t *testing.T) {
 		holdLayout(t, name)
 		return
 	}
-	wanted := os.Getenv("CLUSTER_LAYOUTS")
+	var wanted []string
+	if names := os.Getenv("CLUSTER_LAYOUTS"); names != "" {
+		wanted = strings.Split(names, ",")
+	}
+	for _, name := range wanted {
+		if !slices.ContainsFunc(layouts, func(l layout) bool { return l.name == name }) {
+			t.Errorf("CLUSTER_LAYOUTS: there is no layout %q", name)
+		}
+	}
 	for _, l := range layouts {
-		if wanted != "" && !strings.Contains(","+wanted+",", ","+l.name+",") {
+		if wanted != nil && !slices.Contains(wanted, l.name) {
 			continue
 		}
 		t.Run(l.name, func(t *testing.T) {
