@@ -11,7 +11,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -223,43 +222,6 @@ func (d *Daemon) swap(snap *authorizer.Snapshot, kinds map[string]int) (first bo
 	}
 	d.fresh = true
 	return first
-}
-
-// serving says that models are judged.
-func (d *Daemon) serving() {
-	if !d.ready.Swap(true) && !d.draining.Load() {
-		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-	}
-}
-
-// recognise waits until the pods of a live cluster are known as they are: a replica
-// that is ready before would refuse them where the one it replaces does not.
-func (d *Daemon) recognise(ctx context.Context) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !d.synced.Load() || time.Since(d.cluster.PodsKnown()) > authorizer.PodsBelieved/2 {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-	d.serving()
-}
-
-// patience makes posternd ready without the cluster's objects after a while:
-// people's requests do not need them, and an API server that is away must not
-// close the dashboard too. Models are answered 503 not_synced until then.
-func (d *Daemon) patience(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-		return
-	case <-time.After(cmp.Or(d.config.Listen.Patience, defaultPatience)):
-	}
-	if d.waited.Store(true); !d.ready.Load() && !d.draining.Load() {
-		d.say("the cluster's objects are not read yet: ready for people's requests, models are answered not_synced")
-		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-	}
 }
 
 // connect makes the watch of a live cluster, if there is to be one.
