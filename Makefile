@@ -38,7 +38,7 @@ unit: ## the inner loop: no tools needed
 rbac: ## internal/access against Kubernetes' own authorizer (a module of its own)
 	cd e2e/rbac && $(GO) test ./...
 
-e2e: tools ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer and KServe
+e2e: tools e2e-cluster ## the tests beside the real Envoy, Chromium, scikit-learn, MLServer and KServe, and on a real control plane
 	$(GO) test -tags e2e -p 1 -timeout 40m ./e2e/...
 
 cluster-build: tools ## build a real Kubernetes, Istio, Knative and KServe from their modules (cold: half an hour of CPU)

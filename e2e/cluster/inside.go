@@ -26,23 +26,24 @@ const upMessage = "the cluster is up"
 
 // cluster is the one that runs: its folders, its programs.
 type cluster struct {
-	state   string // on this machine's disk: kubeconfig, logs, sockets
-	run     string // on a tmpfs of its own: etcd's data, certificates, pods' files
-	tools   string // where the programs are
-	root    string // the checkout
-	self    string
-	begun   time.Time
-	failed  chan error // a program that ended by itself
-	modules modules
-	layout  *layout // nil: the story's
-	corpus  string  // the folder of layouts
+	state    string // on this machine's disk: kubeconfig, logs, sockets
+	run      string // on a tmpfs of its own: etcd's data, certificates, pods' files
+	tools    string // where the programs are
+	root     string // the checkout
+	self     string
+	begun    time.Time
+	failed   chan error // a program that ended by itself
+	modules  modules
+	layout   *layout // nil: the story's
+	corpus   string  // the folder of layouts
+	netIstio string  // net-istio's controller; empty: the stand-in
 }
 
 // inside brings the cluster up. It is the first process of the PID namespace.
-func inside(state, root, corpus string, layout *layout) error {
+func inside(state, root, corpus, netIstio string, layout *layout) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	c := &cluster{state: state, run: "/run/cluster", begun: time.Now(), failed: make(chan error, 8), layout: layout}
+	c := &cluster{state: state, run: "/run/cluster", begun: time.Now(), failed: make(chan error, 8), layout: layout, netIstio: netIstio}
 	var err error
 	if c.corpus, err = filepath.Abs(corpus); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -302,21 +303,9 @@ func (c *cluster) installKnative(ctx context.Context) error {
 	if err := c.put(ctx, "knative", kept); err != nil {
 		return err
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig())
-	if err != nil {
+	if err := c.startNetIstio(); err != nil {
 		return err
 	}
-	client, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	log, err := os.Create(filepath.Join(c.state, "logs", "net-istio.log"))
-	if err != nil {
-		return err
-	}
-	go (&netistio.Controller{Client: client, Log: func(format string, args ...any) {
-		fmt.Fprintf(log, time.Now().Format("15:04:05.000 ")+format+"\n", args...)
-	}}).Run(ctx)
 	if err := c.rolledOut(ctx, "knative-serving", "webhook", "controller", "autoscaler", "activator"); err != nil {
 		return err
 	}
@@ -328,6 +317,33 @@ func (c *cluster) installKnative(ctx context.Context) error {
 		settings = slices.DeleteFunc(settings, func(o object) bool { namespace, _ := nameOf(o); return namespace != "knative-serving" })
 	}
 	return c.put(ctx, "story", settings)
+}
+
+// startNetIstio starts net-istio's controller as a program: the stand-in, or the real one where somebody has it.
+func (c *cluster) startNetIstio() error {
+	env := []string{
+		"KUBECONFIG=" + c.kubeconfig(), "SYSTEM_NAMESPACE=knative-serving", "METRICS_DOMAIN=knative.dev/net-istio",
+		"CONFIG_LOGGING_NAME=config-logging", "CONFIG_OBSERVABILITY_NAME=config-observability", "POD_NAME=net-istio-controller",
+	}
+	if c.netIstio != "" {
+		c.say("net-istio's controller: %s", c.netIstio)
+		return c.start("net-istio", env, c.netIstio)
+	}
+	return c.start("net-istio", env, c.self, "net-istio")
+}
+
+// netIstio is the stand-in, as the program that the cluster starts.
+func netIstio() error {
+	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
+	if err != nil {
+		return err
+	}
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	(&netistio.Controller{Client: client, Log: log.Printf}).Run(context.Background())
+	return nil
 }
 
 // installKServe applies KServe's manifest without what is for other modes (LLMs, local models) and without
