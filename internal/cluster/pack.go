@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"unique"
 
 	"google.golang.org/protobuf/proto"
@@ -18,7 +19,8 @@ import (
 // collection, which those who ask for a decision would wait for.
 //
 // InferenceServices stay as they are: they have no short encoding of their own, and
-// there are the fewest of them.
+// there are the fewest of them. So does what cannot be encoded: an object must not stop
+// to count because it could not be put by.
 type packed struct {
 	whole            *manifest.Object // what is not packed; the rest is empty then
 	apiVersion, kind string
@@ -35,17 +37,12 @@ type wire interface {
 }
 
 // pack encodes an object of manifest.Live.
-func pack(o *manifest.Object) (packed, error) {
-	switch o.Value.(type) {
-	case *manifest.InferenceService, *manifest.InferenceGraph:
-		return packed{whole: o}, nil
-	}
-	text, err := o.Meta.Marshal()
-	if err != nil {
-		return packed{}, err
-	}
+func pack(o *manifest.Object) packed {
 	var value []byte
+	var err error
 	switch v := o.Value.(type) {
+	case *manifest.InferenceService, *manifest.InferenceGraph:
+		return packed{whole: o}
 	case proto.Message:
 		value, err = proto.Marshal(v)
 	case wire:
@@ -53,13 +50,14 @@ func pack(o *manifest.Object) (packed, error) {
 	default:
 		value, err = json.Marshal(v)
 	}
-	if err != nil {
-		return packed{}, err
+	meta, err2 := o.Meta.Marshal()
+	if err != nil || err2 != nil {
+		return packed{whole: o}
 	}
-	p := packed{apiVersion: unique.Make(o.APIVersion).Value(), kind: unique.Make(o.Kind).Value(), meta: len(text), value: reflect.TypeOf(o.Value).Elem(), unread: o.Unread}
-	p.text = append(make([]byte, 0, len(text)+len(value)), text...)
-	p.text = append(p.text, value...)
-	return p, nil
+	return packed{
+		apiVersion: unique.Make(o.APIVersion).Value(), kind: unique.Make(o.Kind).Value(), unread: o.Unread,
+		text: slices.Concat(meta, value), meta: len(meta), value: reflect.TypeOf(o.Value).Elem(),
+	}
 }
 
 // object decodes it.

@@ -61,10 +61,7 @@ func (s *store) read(obj any) (key string, e entry, err error) {
 	}
 	object, err := live(u.Object)
 	if err == nil {
-		e.packed, err = pack(object)
-		e.read = err == nil
-	}
-	if err == nil {
+		e.packed, e.read = pack(object), true
 		err = object.Unread
 	}
 	if err != nil {

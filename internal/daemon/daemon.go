@@ -93,20 +93,21 @@ func New(c Config, o Options) (*Daemon, error) {
 		return nil, errors.New("the cluster's objects are read from an API server or from manifests: want one of the two")
 	}
 	d := &Daemon{config: c, say: o.Say, poll: o.Poll, metrics: newMetrics()}
+	aside := o.Aside
+	if aside == nil {
+		aside = func(work func() error) error { return work() }
+	}
 	d.aside = func(work func() error) error {
 		d.apart.Lock() // files and the cluster take turns
 		defer d.apart.Unlock()
-		// Only now nothing holds on to what the snapshot was made of.
-		defer func() {
+		return aside(func() error {
+			err := work()
 			if d.fresh && o.Swapped != nil {
-				o.Swapped()
+				o.Swapped() // only now nothing holds on to what the snapshot was made of
 			}
 			d.fresh = false
-		}()
-		if o.Aside == nil {
-			return work()
-		}
-		return o.Aside(work)
+			return err
+		})
 	}
 	if d.poll == 0 {
 		d.poll = poll
