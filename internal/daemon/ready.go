@@ -34,7 +34,7 @@ func (d *Daemon) recognise(ctx context.Context) {
 
 // patience makes posternd ready without the cluster's objects after a while:
 // people's requests do not need them, and an API server that is away must not
-// close the dashboard too. Models are answered 503 not_synced until then.
+// close the dashboard too. Models are answered 503 until then.
 func (d *Daemon) patience(ctx context.Context) {
 	select {
 	case <-ctx.Done():
@@ -42,7 +42,7 @@ func (d *Daemon) patience(ctx context.Context) {
 	case <-time.After(cmp.Or(d.config.Listen.Patience, defaultPatience)):
 	}
 	if d.waited.Store(true); !d.ready.Load() && !d.draining.Load() {
-		d.say("the cluster's objects are not read yet: ready for people's requests, models are answered not_synced")
+		d.say("the cluster's objects are not known as they are yet: ready for people's requests, models are answered not_synced or pods_stale")
 		d.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	}
 }
